@@ -116,7 +116,11 @@ def parse_subscription(entry: object) -> Subscription | None:
             return Subscription(entry, stream, None, source, None, options)
         case "translation":
             source, separator, target = qualifier.partition("-to-")
-            if not separator or not _LANGUAGE.match(target) or not (source == "all" or _LANGUAGE.match(source)):
+            if (
+                not separator
+                or not _LANGUAGE.match(target)
+                or not (source == "all" or _LANGUAGE.match(source))
+            ):
                 return None
             return Subscription(entry, stream, None, source, target, options)
         case _:

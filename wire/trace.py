@@ -22,7 +22,9 @@ def redact(value: Any) -> Any:
     """A JSON-ready copy of `value` with private members replaced by `<kind size>`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: _hide(getattr(value, f.name)) if f.name in PRIVATE_FIELDS else redact(getattr(value, f.name))
+            f.name: _hide(getattr(value, f.name))
+            if f.name in PRIVATE_FIELDS
+            else redact(getattr(value, f.name))
             for f in dataclasses.fields(value)
         }
     if isinstance(value, dict):
@@ -43,4 +45,7 @@ def _hide(value: Any) -> str:
 
 def line(now: float, machine: str, direction: str, name: str, value: Any) -> bytes:
     """One trace line. `now` in monotonic seconds, `direction` is "in" or "out"."""
-    return orjson.dumps({"t": round(now, 6), "m": machine, "d": direction, "n": name, "v": redact(value)}) + b"\n"
+    return (
+        orjson.dumps({"t": round(now, 6), "m": machine, "d": direction, "n": name, "v": redact(value)})
+        + b"\n"
+    )

@@ -1,0 +1,468 @@
+"""One TCP port for everything: plain HTTP goes to uvicorn's HTTP protocol, an upgrade becomes a `Connection`.
+
+Rules: the first request decides. Nothing is parsed before its head is complete; the head, the time it may take and the
+number of sockets that have not yet proven who they are (per address) are bounded. The upgrade decision is one
+synchronous callback. No task per connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import http
+import logging
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeAlias
+from urllib.parse import parse_qsl, urlsplit
+
+import orjson
+from starlette.types import ASGIApp
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+
+from cloud.connection import Connection, ConnectionHandler, ConnectionStats
+from wire.errors import CloseCode
+
+log = logging.getLogger(__name__)
+
+#: The Sans-I/O core logs each handshake at INFO; connections are logged by their owners, once.
+_quiet = logging.getLogger("glassbridge.websocket")
+_quiet.setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a peer may cost us before and after it is known. Times in seconds, sizes in bytes."""
+
+    #: One text message. Mentra's largest legitimate one is a display bitmap, well below (failure catalogue, SEC-12).
+    text_max: int = 1024 * 1024
+    #: One binary message: 8 s of PCM16 at 16 kHz, or one chunk of an app's MP3.
+    binary_max: int = 256 * 1024
+    #: A complete request head within this time of the TCP connection (LIV-08).
+    handshake_timeout: float = 10.0
+    #: Request line and headers together; tokens and cookies fit many times over.
+    head_max: int = 32 * 1024
+    #: Sockets of one address that have not authenticated. Above it the oldest one older than `crowd_grace` is closed, so
+    #: that a newcomer gets in at once while a burst of honest clients behind one proxy is not mowed down.
+    unauthenticated_max: int = 64
+    crowd_grace: float = 1.0
+    #: Refused at once beyond this, whatever their age: 1024 sockets cost about 6 MB.
+    unauthenticated_hard_max: int = 1024
+    #: Compression costs 2.6 µs and 32 kB per receiver, so it is off unless configured.
+    permessage_deflate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeRequest:
+    """What the upgrade callback decides on. Header names are lower-case; the last of repeated query keys counts."""
+
+    path: str
+    query: dict[str, str]
+    headers: Mapping[str, str]
+    remote: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Open the WebSocket. With `authenticated=False` the handler calls `connection.authenticated()` later."""
+
+    handler: ConnectionHandler
+    authenticated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Answer with plain HTTP and a JSON body, then close."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+UpgradeCallback: TypeAlias = Callable[[UpgradeRequest], Accept | Reject]
+
+
+class _ServerState(ServerState):
+    """uvicorn's shared state, with the `Date` header that its own server loop would refresh each second."""
+
+    def __init__(self) -> None:
+        self._at = -1
+        self._headers: list[tuple[bytes, bytes]] = []
+        super().__init__()
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        now = int(time.time())
+        if now != self._at:
+            self._at = now
+            self._headers = [(b"date", email.utils.formatdate(now, usegmt=True).encode())]
+        return self._headers
+
+    @default_headers.setter
+    def default_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """uvicorn starts with an empty list; ours is computed."""
+
+
+class Listener:
+    """Owns the server socket and every connection that came through it."""
+
+    def __init__(
+        self,
+        *,
+        http_app: ASGIApp,
+        upgrade: UpgradeCallback,
+        limits: Limits | None = None,
+        trusted_proxies: Sequence[str] = ("127.0.0.1", "::1"),
+    ) -> None:
+        """`trusted_proxies`: addresses whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
+        self.limits = limits or Limits()
+        self.stats = ConnectionStats()
+        self.connections: set[Connection] = set()
+        self._upgrade = upgrade
+        self._trusted = frozenset(trusted_proxies)
+        self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._state = _ServerState()
+        self._config = Config(
+            http_app,
+            http="h11",
+            ws=self._upgrade_later,  # type: ignore[arg-type]
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=65,  # longer than the 60 s of common proxies, so that they never reuse a socket just closed
+            server_header=False,
+            proxy_headers=bool(self._trusted),
+            forwarded_allow_ips=list(self._trusted),
+            h11_max_incomplete_event_size=self.limits.head_max,
+        )
+        self._config.load()
+        self._strangers: dict[str, OrderedDict[_Stranger, float]] = {}
+
+    async def start(
+        self, host: str, port: int, *, sock: socket.socket | None = None, reuse_port: bool = False
+    ) -> tuple[str, int]:
+        """Listen; returns the real address (`port` 0 lets the system choose). Raises OSError if it is taken."""
+        loop = self._loop = asyncio.get_running_loop()
+        if sock is not None:
+            self._server = await loop.create_server(self._opening, sock=sock, backlog=2048)
+        else:
+            self._server = await loop.create_server(
+                self._opening, host, port, backlog=2048, reuse_port=reuse_port or None
+            )
+        name = self._server.sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    async def stop_accepting(self) -> None:
+        """Close the listening socket; open connections live on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for crowd in list(self._strangers.values()):
+            for stranger in list(crowd):
+                if isinstance(stranger, _Opening):
+                    stranger.evict()
+
+    async def close(self, *, timeout: float = 6.0) -> None:
+        """Stop accepting, close what is still open (1012), wait at most `timeout` for the last byte and HTTP reply."""
+        await self.stop_accepting()
+        for connection in list(self.connections):
+            connection.close(int(CloseCode.SERVICE_RESTART), "Server shutting down")
+        for protocol in list(self._state.connections):
+            protocol.shutdown()
+        deadline = asyncio.get_running_loop().time() + timeout
+        # uvicorn has no hook for its last connection, hence a poll; it runs once in the life of the process.
+        while self.connections or self._state.connections or self._state.tasks:
+            if asyncio.get_running_loop().time() >= deadline:
+                break
+            await asyncio.sleep(0.01)
+        for task in list(self._state.tasks):
+            task.cancel()
+        await asyncio.gather(*self._state.tasks, return_exceptions=True)
+        for connection in list(self.connections):
+            connection.abort()
+        for protocol in list(self._state.connections):
+            protocol.transport.abort()
+        for _ in range(3):  # connection_lost comes in one of the next turns of the loop
+            await asyncio.sleep(0)
+
+    # ---------------------------------------------------------------------------------------------- first requests
+
+    def _opening(self) -> _Opening:
+        return _Opening(self)
+
+    def _upgrade_later(self, **_: object) -> _Opening:
+        """An upgrade that comes after plain requests on a kept-alive connection (called by uvicorn)."""
+        return _Opening(self)
+
+    def serve_http(self, transport: asyncio.Transport, head: bytes) -> None:
+        """Give the connection, and what came with it so far, to uvicorn for good."""
+        protocol = H11Protocol(config=self._config, server_state=self._state, app_state={})
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(head)
+
+    def decide(self, request: UpgradeRequest) -> Accept | Reject:
+        try:
+            return self._upgrade(request)
+        except Exception:  # a bug above us costs one handshake
+            log.exception("upgrade callback failed for %s", request.path)
+            self.stats.handler_errors += 1
+            return Reject(500, {"error": "INTERNAL_ERROR", "message": "Internal server error"})
+
+    def remote_of(self, address: str, headers: Headers) -> str:
+        """The client's address: the last hop in `X-Forwarded-For` that is not a proxy of ours."""
+        if address not in self._trusted:
+            return address
+        hops = [hop.strip() for value in headers.get_all("X-Forwarded-For") for hop in value.split(",")]
+        for hop in reversed(hops):
+            if hop and hop not in self._trusted:
+                return hop[:64]
+        return address
+
+    # ---------------------------------------------------------------------------------------------- strangers
+
+    def admit(self, address: str, stranger: _Stranger, now: float) -> bool:
+        """Count a socket that has not authenticated; the oldest of a crowd makes room. False = no room at all."""
+        crowd = self._strangers.setdefault(address, OrderedDict())
+        while len(crowd) >= self.limits.unauthenticated_max:
+            oldest, since = next(iter(crowd.items()))
+            if now - since < self.limits.crowd_grace:
+                break
+            del crowd[oldest]
+            oldest.evict()
+        crowd = self._strangers.setdefault(address, crowd)  # eviction may have dropped an empty one
+        if len(crowd) >= self.limits.unauthenticated_hard_max:
+            return False
+        crowd[stranger] = now
+        return True
+
+    def known(self, address: str, stranger: _Stranger) -> None:
+        """The socket has authenticated, turned out to be plain HTTP, or is gone."""
+        crowd = self._strangers.get(address)
+        if crowd is not None:
+            crowd.pop(stranger, None)
+            if not crowd:
+                del self._strangers[address]
+
+    @property
+    def strangers(self) -> int:
+        """Sockets that have not authenticated yet."""
+        return sum(map(len, self._strangers.values()))
+
+
+class _Stranger(Protocol):
+    """A socket that counts against its address until it has proven who it is."""
+
+    def evict(self) -> None:
+        """Close it: it is the oldest of a crowd, out of time, or the server goes down."""
+
+
+class _UnknownPeer:
+    """An open WebSocket whose peer still owes its credentials."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+
+    def evict(self) -> None:
+        if self.connection is not None:
+            self.connection.close(int(CloseCode.POLICY), "too many unauthenticated connections")
+
+
+class _Opening(asyncio.Protocol):
+    """A TCP connection until its first request head is complete."""
+
+    __slots__ = ("_address", "_buffer", "_listener", "_loop", "_timer", "_transport")
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._address = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if isinstance(peer, tuple) else "local"
+        if not self._listener.admit(self._address, self, self._loop.time()):
+            transport.abort()
+            return
+        self._timer = self._loop.call_later(self._listener.limits.handshake_timeout, self.evict)
+
+    def evict(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._listener.known(self._address, self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def eof_received(self) -> bool | None:
+        return None
+
+    def data_received(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        scan_from = max(0, len(self._buffer) - 3)
+        self._buffer += data
+        head_end = self._buffer.find(b"\r\n\r\n", scan_from)
+        if head_end < 0:
+            if len(self._buffer) > self._listener.limits.head_max:
+                self._answer(Reject(431, {"error": "request head is too large"}))
+            return
+        head = bytes(self._buffer[: head_end + 4])
+        if head_end <= self._listener.limits.head_max and not _asks_for_websocket(head):
+            self._leave()
+            self._transport = None
+            self._listener.serve_http(transport, bytes(self._buffer))
+            return
+        self._handshake(transport, head, bytes(self._buffer[head_end + 4 :]))
+
+    def _handshake(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
+        listener = self._listener
+        limits = listener.limits
+        protocol = ServerProtocol(
+            max_size=limits.text_max,
+            logger=_quiet,
+            extensions=[_DEFLATE] if limits.permessage_deflate else None,
+        )
+        protocol.receive_data(head)
+        events = protocol.events_received()
+        if not events or not isinstance(events[0], Request):
+            # Malformed beyond repair; websockets has written its answer (431, 414) or none at all (400).
+            self._finish(protocol.data_to_send() or [_simple_response(400, {"error": "malformed request"})])
+            return
+        request = events[0]
+        response = protocol.accept(request)
+        if response.status_code != 101:
+            protocol.send_response(response)
+            self._finish(protocol.data_to_send())
+            return
+        try:
+            parts = urlsplit(request.path)
+            query = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=100))
+        except ValueError as error:
+            self._answer(Reject(400, {"error": f"malformed request target: {error}"}))
+            return
+        remote = listener.remote_of(self._address, request.headers)
+        decision = listener.decide(
+            UpgradeRequest(
+                path=parts.path,
+                query=query,
+                headers={name.lower(): value for name, value in request.headers.raw_items()},
+                remote=remote,
+            )
+        )
+        if isinstance(decision, Reject):
+            self._answer(decision)
+            return
+        protocol.send_response(response)
+        self._leave()
+        self._transport = None
+        on_authenticated: Callable[[], None] | None = None
+        stranger = None
+        if not decision.authenticated:
+            stranger = _UnknownPeer()
+            if not listener.admit(remote, stranger, self._loop.time()):
+                transport.abort()
+                return
+            on_authenticated = _Forget(listener, remote, stranger)
+        connection = Connection(
+            transport=transport,
+            protocol=protocol,
+            handler=decision.handler,
+            remote=remote,
+            text_max=limits.text_max,
+            binary_max=limits.binary_max,
+            stats=listener.stats,
+            loop=self._loop,
+            on_authenticated=on_authenticated,
+            on_lost=listener.connections.discard,
+        )
+        if stranger is not None:
+            stranger.connection = connection
+        listener.connections.add(connection)
+        transport.set_protocol(connection)
+        for data in protocol.data_to_send():
+            transport.write(data)
+        connection.opened()
+        if rest:  # frames that came right behind the handshake (CON-03)
+            connection.data_received(rest)
+
+    def _answer(self, reject: Reject) -> None:
+        self._finish([_simple_response(reject.status, reject.body, reject.headers)])
+
+    def _finish(self, writes: Sequence[bytes]) -> None:
+        """Write an HTTP answer and close; the handshake timer still guards against a peer that does not read it."""
+        assert self._transport is not None
+        self._buffer.clear()
+        for data in writes:
+            if data:
+                self._transport.write(data)
+        self._transport.close()
+
+
+class _Forget:
+    """Takes an authenticated peer off the list; an object, because a closure would cost a cell per connection."""
+
+    __slots__ = ("address", "listener", "stranger")
+
+    def __init__(self, listener: Listener, address: str, stranger: _Stranger) -> None:
+        self.listener = listener
+        self.address = address
+        self.stranger = stranger
+
+    def __call__(self) -> None:
+        self.listener.known(self.address, self.stranger)
+
+
+_DEFLATE: Final = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=False, server_max_window_bits=12, client_max_window_bits=12
+)
+
+
+def _asks_for_websocket(head: bytes) -> bool:
+    """True if a header says `Upgrade: websocket`; whether the handshake is sound is for `websockets` to say."""
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"upgrade":
+            return b"websocket" in value.lower()
+    return False
+
+
+def _simple_response(status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> bytes:
+    payload = orjson.dumps(body)
+    phrase = ""
+    with suppress(ValueError):
+        phrase = http.HTTPStatus(status).phrase
+    fields = Headers(
+        {
+            "Date": email.utils.formatdate(usegmt=True),
+            "Content-Type": "application/json",
+            "Content-Length": str(len(payload)),
+            "Connection": "close",
+            **(headers or {}),
+        }
+    )
+    return bytes(Response(status, phrase, fields, payload).serialize())

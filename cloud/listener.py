@@ -203,7 +203,7 @@ class Listener:
 
     def _upgrade_later(self, **_: object) -> _Opening:
         """An upgrade that comes after plain requests on a kept-alive connection (called by uvicorn)."""
-        return _Opening(self)
+        return _LateOpening(self)
 
     def serve_http(self, transport: asyncio.Transport, head: bytes) -> None:
         """Give the connection, and what came with it so far, to uvicorn for good."""
@@ -421,6 +421,22 @@ class _Opening(asyncio.Protocol):
             if data:
                 self._transport.write(data)
         self._transport.close()
+
+
+class _LateOpening(_Opening):
+    """An upgrade request replayed by uvicorn, which installs this protocol only after it has fed it."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._transport.pause_reading()  # nothing may overtake the handshake
+        self._loop.call_soon(self._resume, data)
+
+    def _resume(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            super().data_received(data)
 
 
 class _Forget:

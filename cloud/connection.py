@@ -408,8 +408,11 @@ class Connection(asyncio.Protocol):
             if length >= 126:
                 width = 2 if length == 126 else 8
                 body += width
-                if end < body:
-                    self._keep(data[position:], body - position)
+                if end < body - 4:
+                    if first & 0x0F in _RESERVED:
+                        self._feed(data[position:])
+                    else:
+                        self._keep(data[position:], body - 4 - position)
                     return
                 length = int.from_bytes(data[position + 2 : position + 2 + width])
             stop = body + length

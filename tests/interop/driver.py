@@ -180,10 +180,11 @@ class SdkApp:
     ) -> Report:
         """The first report of that name (and content) after the mark."""
 
-        def find() -> Report | None:
+        def find() -> Any:
             return next((r for r in self.seen(event, since, session) if where is None or where(r.data)), None)
 
-        return await until(find, f"app event {event!r}; seen {self._summary(since)}", within)  # type: ignore[return-value]
+        found: Report = await until(find, f"app event {event!r}", within)
+        return found
 
     def _summary(self, since: int) -> list[str]:
         return [f"{r.event}:{json.dumps(r.data)[:80]}" for r in self.reports[since:]][-12:]

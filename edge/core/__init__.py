@@ -1,0 +1,1 @@
+"""The decisions of the edge as pure machines: no sockets, no clocks, no radio."""

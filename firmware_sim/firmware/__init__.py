@@ -1,0 +1,20 @@
+"""The simulated firmwares: pure machines, one file per glasses model. A new model is one line in `MODELS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from firmware_sim.firmware import g1
+from firmware_sim.firmware.base import AudioSource, Firmware, Identity
+
+
+class Builder(Protocol):
+    def __call__(
+        self, identity: Identity, *, chance: Callable[[], float], audio: AudioSource
+    ) -> Firmware: ...
+
+
+MODELS: dict[str, Builder] = {
+    "g1": g1.build,
+}

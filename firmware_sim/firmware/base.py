@@ -76,6 +76,20 @@ class PeripheralSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes one device different from the next of its model; the room derives it from its seed."""
+
+    number: int
+    """1, 2, 3 ... within the room."""
+    channel: int
+    """1 to 999, unique within the room."""
+    addresses: tuple[str, ...]
+    """Static random addresses, as many as a model could need."""
+    serial_number: int
+    """0 to 999999, unique within the room."""
+
+
+@dataclass(frozen=True, slots=True)
 class DisplaySpec:
     width: int
     height: int
@@ -378,6 +392,10 @@ class Firmware(ABC):
     def _on_lost(self, arm: Arm, now: float) -> list[Effect]:
         return []
 
+    def value(self, arm_name: str, characteristic: str) -> bytes:
+        """What reading a readable characteristic returns."""
+        return b""
+
     @property
     def microphone(self) -> AudioFormat | None:
         """What the glasses stream now, or None while nobody asked for sound."""
@@ -432,9 +450,7 @@ class Firmware(ABC):
             arm.subscribed.discard(characteristic)
         return self._on_subscribed(arm, characteristic, on, now)
 
-    def written(
-        self, arm_name: str, link: int, characteristic: str, data: bytes, with_response: bool, now: float
-    ) -> list[Effect]:
+    def written(self, arm_name: str, link: int, characteristic: str, data: bytes, now: float) -> list[Effect]:
         """A write reached the attribute. `Refuse` among the effects is its ATT error."""
         arm = self._current(arm_name, link)
         if arm is None:

@@ -30,6 +30,7 @@ from firmware_sim.firmware.base import (
     Effect,
     Firmware,
     ForgetBond,
+    Identity,
     LogEntry,
     Microphone,
     NoTaker,
@@ -158,6 +159,15 @@ def peripherals(
             manufacturer_data=manufacturer,
         )
         for arm, letter, address in ((LEFT, "L", left_address), (RIGHT, "R", right_address))
+    )
+
+
+def build(identity: Identity, *, chance: Callable[[], float], audio: AudioSource) -> EvenG1:
+    """A pair for a room. The serial says: rectangular frame (S110), grey (A)."""
+    serial = f"S110LABD{identity.serial_number:06d}"
+    left, right = identity.addresses[:2]
+    return EvenG1(
+        peripherals(identity.channel, left, right, serial), serial=serial, chance=chance, audio=audio
     )
 
 

@@ -39,7 +39,7 @@ def write(g1: EvenG1, arm: str, data: bytes, now: float = 1.0) -> list[Effect]:
     """A write and everything the arm says in the 50 ms after it."""
     link = g1.arms[arm].link
     assert link is not None
-    return g1.written(arm, link, TO_GLASSES, data, True, now) + g1.handle_deadline(now + 0.05)
+    return g1.written(arm, link, TO_GLASSES, data, now) + g1.handle_deadline(now + 0.05)
 
 
 def said(effects: list[Effect], arm: str) -> list[bytes]:

@@ -58,6 +58,9 @@ class Message(BaseModel):
 
     direction: ClassVar[Direction]
     delivery: ClassVar[Delivery] = Delivery.RELIABLE
+    #: Seconds after which a reliable message that could not be delivered is given up (and its sender told) rather
+    #: than delivered late; None: never too late.
+    life: ClassVar[float | None] = None
     #: Wire names whose null is meaningful and therefore sent; every other null is left out.
     sends_null: ClassVar[frozenset[str]] = frozenset()
     #: One sentence for docs/protocol.md.
@@ -70,6 +73,10 @@ class Message(BaseModel):
     def wire_name(cls) -> str:
         """The literal that stands in `type`."""
         return str(get_args(cls.model_fields["type"].annotation)[0])
+
+    def latest_key(self) -> str:
+        """What a `latest` message is the newest of."""
+        return self.type
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object, without meaningless nulls."""

@@ -36,9 +36,10 @@ class LinkWelcome(Part):
 
     version: Literal[1] = 1
     epoch: str
-    offset: int = Field(ge=0, description="offset of the newest message in the cloud's log")
-    recovered: bool = Field(description="whether everything since the edge's offset is replayed")
-    peer_offset: int = Field(0, ge=0, description="last edge offset that the cloud has processed")
+    offset: int = Field(ge=0, description="the cloud goes on after this offset of its log")
+    recovered: bool = Field(description="whether nothing is missing between the edge's offset and that one")
+    peer_offset: int = Field(0, ge=0, description="the edge has to go on after this offset of its own log")
+    peer_recovered: bool = Field(False, description="whether the cloud missed nothing of the edge's log")
 
 
 class ConnectionAck(CloudToGlasses):
@@ -92,6 +93,9 @@ class DisplayEvent(CloudToGlasses):
         None, description="link extension: named again in glassbridge_display_result"
     )
 
+    def latest_key(self) -> str:
+        return f"display_event:{self.view}"
+
 
 class SettingsUpdate(CloudToGlasses):
     delivery: ClassVar[Delivery] = Delivery.LATEST
@@ -111,6 +115,7 @@ class SetLocationTier(CloudToGlasses):
 
 
 class RequestSingleLocation(CloudToGlasses):
+    life: ClassVar[float | None] = 15.0  # the poll has timed out by then (wire spec 6.3)
     about: ClassVar[str] = "One fix, answered with the correlation id."
     type: Literal["request_single_location"] = "request_single_location"
     accuracy: str
@@ -130,6 +135,7 @@ class AppStoppedNotice(CloudToGlasses):
 
 
 class PhotoRequest(CloudToGlasses):
+    life: ClassVar[float | None] = 30.0  # the request has timed out by then (wire spec 6.3)
     about: ClassVar[str] = "Take a photo and upload it to `webhookUrl`."
     type: Literal["photo_request"] = "photo_request"
     session_id: str
@@ -167,6 +173,7 @@ class StopRtmpStream(CloudToGlasses):
 
 
 class KeepRtmpStreamAlive(CloudToGlasses):
+    life: ClassVar[float | None] = 15.0  # the next one is due by then (wire spec 6.3)
     about: ClassVar[str] = "Keep-alive of a video stream, 2025 name."
     type: Literal["keep_rtmp_stream_alive"] = "keep_rtmp_stream_alive"
     session_id: str
@@ -194,6 +201,7 @@ class StopStream(CloudToGlasses):
 
 
 class KeepStreamAlive(CloudToGlasses):
+    life: ClassVar[float | None] = 15.0  # the next one is due by then (wire spec 6.3)
     about: ClassVar[str] = "Keep-alive of a video stream, 2026 name."
     type: Literal["keep_stream_alive"] = "keep_stream_alive"
     stream_id: str
@@ -201,6 +209,7 @@ class KeepStreamAlive(CloudToGlasses):
 
 
 class RgbLedControl(CloudToGlasses):
+    life: ClassVar[float | None] = 5.0  # a late blink misleads
     about: ClassVar[str] = "Drive the LED; times in milliseconds."
     type: Literal["rgb_led_control"] = "rgb_led_control"
     session_id: str
@@ -215,6 +224,7 @@ class RgbLedControl(CloudToGlasses):
 
 
 class AudioPlayRequest(CloudToGlasses):
+    life: ClassVar[float | None] = 60.0  # the app has stopped waiting by then (wire spec 6.3)
     about: ClassVar[str] = "Play audio from a URL."
     type: Literal["audio_play_request"] = "audio_play_request"
     session_id: str
@@ -247,7 +257,6 @@ class PongToGlasses(CloudToGlasses):
     delivery: ClassVar[Delivery] = Delivery.LOSSY
     about: ClassVar[str] = "Answer to a ping."
     type: Literal["pong"] = "pong"
-    ack: int | None = Field(None, description="link extension: highest edge offset processed")
     sent_ms: float | None = Field(None, description="echo of the ping's clock")
     clock_ms: float | None = Field(None, description="the cloud's clock, for the offset between the two")
 
@@ -256,13 +265,26 @@ class PingToGlasses(CloudToGlasses):
     delivery: ClassVar[Delivery] = Delivery.LOSSY
     about: ClassVar[str] = "Application-level liveness towards our edge."
     type: Literal["ping"] = "ping"
-    ack: int | None = None
     sent_ms: float | None = None
+
+
+class LinkAckToGlasses(CloudToGlasses):
+    delivery: ClassVar[Delivery] = Delivery.LOSSY
+    about: ClassVar[str] = "Link extension: all up to `linkAck` is processed; any frame may say so."
+    type: Literal["glassbridge_ack"] = "glassbridge_ack"
+    link_ack: int = Field(ge=0)
+
+
+class LinkSkipToGlasses(CloudToGlasses):
+    delivery: ClassVar[Delivery] = Delivery.LOSSY
+    about: ClassVar[str] = "Link extension: what came before and at `linkOffset` was too old to deliver."
+    type: Literal["glassbridge_skip"] = "glassbridge_skip"
+    link_offset: int = Field(ge=0)
 
 
 CLOUD_TO_GLASSES: Registry = registry(
     ConnectionAck, ConnectionError_, AuthError, AppStateChange, MicrophoneStateChange, DisplayEvent, SettingsUpdate,
     SetLocationTier, RequestSingleLocation, AppStarted, AppStoppedNotice, PhotoRequest, StartRtmpStream,
     StopRtmpStream, KeepRtmpStreamAlive, StartStream, StopStream, KeepStreamAlive, RgbLedControl, AudioPlayRequest,
-    AudioStopRequest, ShowWifiSetup, PongToGlasses, PingToGlasses,
+    AudioStopRequest, ShowWifiSetup, PongToGlasses, PingToGlasses, LinkAckToGlasses, LinkSkipToGlasses,
 )  # fmt: skip

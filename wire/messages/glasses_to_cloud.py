@@ -40,8 +40,9 @@ class LinkHello(Part):
     )
     offset: int = Field(0, ge=0, description="last cloud offset that the edge has processed")
     own_epoch: str = Field(
-        max_length=64, description="epoch of the edge's own log; new after an edge restart"
+        min_length=1, max_length=64, description="epoch of the edge's own log; new after an edge restart"
     )
+    own_offset: int = Field(0, ge=0, description="the edge's log holds what comes after this offset")
 
 
 class ConnectionInit(GlassesToCloud):
@@ -56,7 +57,6 @@ class Ping(GlassesToCloud):
     delivery: ClassVar[Delivery] = Delivery.LOSSY
     about: ClassVar[str] = "Application-level liveness; answered by pong at once."
     type: Literal["ping"] = "ping"
-    ack: int | None = Field(None, ge=0, description="link extension: highest cloud offset processed")
     sent_ms: float | None = Field(None, description="link extension: sender's clock, echoed in pong")
 
 
@@ -64,7 +64,6 @@ class Pong(GlassesToCloud):
     delivery: ClassVar[Delivery] = Delivery.LOSSY
     about: ClassVar[str] = "Answer to a ping of the cloud."
     type: Literal["pong"] = "pong"
-    ack: int | None = Field(None, ge=0)
     sent_ms: float | None = None
 
 
@@ -95,6 +94,7 @@ class HeadPosition(GlassesToCloud):
 
 
 class ButtonPress(GlassesToCloud):
+    life: ClassVar[float | None] = 5.0  # an old press must not fire an action
     about: ClassVar[str] = "A hardware button."
     type: Literal["button_press"] = "button_press"
     button_id: Id
@@ -108,6 +108,7 @@ GESTURES = frozenset(
 
 
 class TouchEvent(GlassesToCloud):
+    life: ClassVar[float | None] = 5.0  # an old press must not fire an action
     about: ClassVar[str] = "A touch on a temple."
     type: Literal["touch_event"] = "touch_event"
     device_model: str = Field("", alias="device_model", max_length=128)
@@ -185,6 +186,7 @@ class CalendarEvent(GlassesToCloud):
 
 
 class PhoneNotification(GlassesToCloud):
+    life: ClassVar[float | None] = 60.0  # older than the session grace is history, not news
     about: ClassVar[str] = "A notification arrived on the phone."
     type: Literal["phone_notification"] = "phone_notification"
     notification_id: str = Field("", max_length=512)
@@ -305,6 +307,9 @@ class RtmpStreamStatus(GlassesToCloud):
     error_details: str | None = Field(None, max_length=4096)
     stats: StreamStats | None = None
 
+    def latest_key(self) -> str:
+        return f"stream_status:{self.stream_id}"
+
 
 class StreamStatus(GlassesToCloud):
     delivery: ClassVar[Delivery] = Delivery.LATEST
@@ -314,6 +319,9 @@ class StreamStatus(GlassesToCloud):
     status: str = Field(max_length=64)
     error_details: str | None = Field(None, max_length=4096)
     stats: StreamStats | None = None
+
+    def latest_key(self) -> str:
+        return f"stream_status:{self.stream_id}"
 
 
 class KeepAliveAck(GlassesToCloud):
@@ -341,6 +349,7 @@ class RgbLedControlResponse(GlassesToCloud):
 
 
 class LocalTranscription(GlassesToCloud):
+    life: ClassVar[float | None] = 60.0  # older than the session grace is history, not news
     about: ClassVar[str] = "Speech recognised on the phone."
     type: Literal["local_transcription"] = "local_transcription"
     text: Words
@@ -395,9 +404,16 @@ class PhoneSubscriptionUpdate(GlassesToCloud):
 
 class LinkAck(GlassesToCloud):
     delivery: ClassVar[Delivery] = Delivery.LOSSY
-    about: ClassVar[str] = "Link extension: everything up to `offset` has been processed."
+    about: ClassVar[str] = "Link extension: all up to `linkAck` is processed; any frame may say so."
     type: Literal["glassbridge_ack"] = "glassbridge_ack"
-    offset: int = Field(ge=0)
+    link_ack: int = Field(ge=0)
+
+
+class LinkSkip(GlassesToCloud):
+    delivery: ClassVar[Delivery] = Delivery.LOSSY
+    about: ClassVar[str] = "Link extension: what came before and at `linkOffset` was too old to deliver."
+    type: Literal["glassbridge_skip"] = "glassbridge_skip"
+    link_offset: int = Field(ge=0)
 
 
 class DisplayResult(GlassesToCloud):
@@ -439,7 +455,7 @@ GLASSES_TO_CLOUD: Registry = registry(
     PhoneNotification, PhoneNotificationDismissed, CoreStatusUpdate, SettingsUpdateRequest, RequestSettings,
     DashboardState, OpenDashboard, Config, PhotoResponse, PhotoTaken, VideoStreamResponse, RtmpStreamStatus,
     StreamStatus, KeepAliveAck, AudioPlayResponse, RgbLedControlResponse, LocalTranscription, VpsCoordinates,
-    UdpRegister, UdpUnregister, LivekitInit, PhoneSubscriptionUpdate, LinkAck, DisplayResult, EdgeStatus,
+    UdpRegister, UdpUnregister, LivekitInit, PhoneSubscriptionUpdate, LinkAck, LinkSkip, DisplayResult, EdgeStatus,
 )  # fmt: skip
 
 __all__ = ["GLASSES_TO_CLOUD", "GESTURES", "GlassesToCloud", "Timestamp", "Url", *(

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-_LANGUAGE = re.compile(r"^[a-z]{2,3}-[A-Z]{2}$")
+_LANGUAGE = re.compile(r"[a-z]{2,3}-[A-Z]{2}")
 
 #: Longest subscription string that is accepted; the longest seen from a real SDK is under 100 characters.
 NAME_MAX = 512
 #: Most subscriptions one app may hold; the SDK can produce about 40 distinct ones.
 SUBSCRIPTIONS_MAX = 256
+
+#: Most options in one subscription string; the SDK knows two.
+OPTIONS_MAX = 16
 
 DEFAULT_LANGUAGE = "en-US"  # what a bare `transcription` means (wire spec 3.5)
 
@@ -104,22 +107,25 @@ def parse_subscription(entry: object) -> Subscription | None:
     stream, _, qualifier = head.partition(":")
     if not stream:
         return None
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=OPTIONS_MAX)
+    except ValueError:
+        return None
     options: dict[str, str | bool] = {
-        key: {"true": True, "false": False}.get(value, value)
-        for key, value in parse_qsl(query, keep_blank_values=True, max_num_fields=16)
+        key: {"true": True, "false": False}.get(value, value) for key, value in pairs
     }
     match stream:
         case "transcription":
             source = qualifier or DEFAULT_LANGUAGE
-            if source != "auto" and not _LANGUAGE.match(source):
+            if source != "auto" and not _LANGUAGE.fullmatch(source):
                 return None
             return Subscription(entry, stream, None, source, None, options)
         case "translation":
             source, separator, target = qualifier.partition("-to-")
             if (
                 not separator
-                or not _LANGUAGE.match(target)
-                or not (source == "all" or _LANGUAGE.match(source))
+                or not _LANGUAGE.fullmatch(target)
+                or not (source == "all" or _LANGUAGE.fullmatch(source))
             ):
                 return None
             return Subscription(entry, stream, None, source, target, options)

@@ -36,6 +36,9 @@ def load_object(
     data: bytes | bytearray | memoryview | str, bytes_max: int = TEXT_BYTES_MAX
 ) -> dict[str, Any]:
     """The JSON object in one text frame. Raises ProtocolError(TOO_LARGE or MALFORMED_MESSAGE)."""
+    if isinstance(data, str):
+        # The limit is in bytes; a lone surrogate passes here and is refused as JSON below.
+        data = data.encode("utf-8", "surrogatepass")
     if len(data) > bytes_max:
         raise ProtocolError(ErrorCode.TOO_LARGE, f"message of {len(data)} bytes; the limit is {bytes_max}")
     try:
@@ -51,10 +54,8 @@ def load_object(
     return value
 
 
-def _may_be_deep(data: bytes | bytearray | memoryview | str) -> bool:
+def _may_be_deep(data: bytes | bytearray | memoryview) -> bool:
     # Counting brackets is far cheaper than walking the value, and almost every message has few.
-    if isinstance(data, str):
-        return data.count("[") + data.count("{") > DEPTH_MAX
     raw = bytes(data) if isinstance(data, memoryview) else data
     return raw.count(b"[") + raw.count(b"{") > DEPTH_MAX
 

@@ -22,18 +22,45 @@ FRAMES_MAX = 64
 DURATION_MS_MAX = 24 * 3600 * 1000
 
 
+#: Farthest that a cut moves back to spare a character; the longest emoji in use have about 10 code points.
+_CLUSTER_MAX = 32
+
+
 def cut_text(text: str, limit: int = TEXT_BYTES_MAX) -> str:
-    """`text` within `limit` UTF-8 bytes, never ending inside a character or before its combining marks."""
+    """`text` within `limit` UTF-8 bytes, cut where a reader sees the end of a character."""
     raw = text.encode("utf-8", "replace")
     if len(raw) <= limit:
         return raw.decode("utf-8")
-    cut = raw[:limit].decode("utf-8", "ignore")
-    following = raw[len(cut.encode("utf-8")) :].decode("utf-8", "ignore")[:1]
-    if following and (unicodedata.combining(following) or following in "\u200d\ufe0f"):
-        while cut and (unicodedata.combining(cut[-1]) or cut[-1] in "\u200d\ufe0f"):
-            cut = cut[:-1]
-        cut = cut[:-1]
-    return cut
+    whole = raw.decode("utf-8")
+    hard = len(raw[:limit].decode("utf-8", "ignore"))
+    for end in range(hard, max(hard - _CLUSTER_MAX, 0), -1):
+        if not _joined(whole, end):
+            return whole[:end]
+    return whole[:hard]  # no real text: one base under dozens of marks
+
+
+def _joined(text: str, at: int) -> bool:
+    # Whether the code points around `at` are seen as one character: the rules of Unicode annex 29 that matter on
+    # a lens (marks, emoji sequences, flags, line ends, Hangul), without its tables.
+    before, after = text[at - 1], text[at]
+    if before == "\u200d" or after in "\u200d\u200c" or unicodedata.category(after) in ("Mn", "Me", "Mc"):
+        return True
+    if before == "\r" and after == "\n":
+        return True
+    if "\U0001f3fb" <= after <= "\U0001f3ff" or "\U000e0020" <= after <= "\U000e007f":
+        return True  # skin tones, flag tags
+    if "\u1160" <= after <= "\u11ff":
+        return True  # vowels and finals of decomposed Hangul
+    if _is_flag_half(before) and _is_flag_half(after):
+        halves = 1
+        while halves < at and _is_flag_half(text[at - 1 - halves]):
+            halves += 1
+        return halves % 2 == 1
+    return False
+
+
+def _is_flag_half(char: str) -> bool:
+    return "\U0001f1e6" <= char <= "\U0001f1ff"
 
 
 def _as_text(value: object) -> object:

@@ -7,28 +7,31 @@ by its size, so that a trace may be shared.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 
 #: Members whose values a user typed, said, saw or owns. Their sizes are kept, their contents never are.
 PRIVATE_FIELDS = frozenset(
-    {"text", "content", "title", "message", "payload", "lat", "lng", "token", "core_token", "api_key", "data", "pcm",
-     "layout", "settings", "top_text", "bottom_text", "left_text", "right_text", "body"}
+    {"text", "original_text", "content", "title", "message", "payload", "lat", "lng", "token", "core_token",
+     "auth_token", "api_key", "data", "photo_data", "pcm", "layout", "settings", "top_text", "bottom_text", "left_text",
+     "right_text", "body"}
 )  # fmt: skip
+
+#: The same names as they read in Python and on the wire (`core_token`, `coreToken`).
+_PRIVATE = frozenset(name.replace("_", "") for name in PRIVATE_FIELDS)
 
 
 def redact(value: Any) -> Any:
     """A JSON-ready copy of `value` with private members replaced by `<kind size>`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: _hide(getattr(value, f.name))
-            if f.name in PRIVATE_FIELDS
-            else redact(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-        }
+        return _members((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+    if isinstance(value, BaseModel):
+        return _members(iter(value))
     if isinstance(value, dict):
-        return {str(k): _hide(v) if k in PRIVATE_FIELDS else redact(v) for k, v in value.items()}
+        return _members(iter(value.items()))
     if isinstance(value, (list, tuple, set, frozenset)):
         return [redact(item) for item in value]
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -38,7 +41,16 @@ def redact(value: Any) -> Any:
     return str(value)
 
 
-def _hide(value: Any) -> str:
+def _members(pairs: Iterator[tuple[Any, Any]]) -> dict[str, Any]:
+    return {
+        str(name): _hide(value) if str(name).replace("_", "").lower() in _PRIVATE else redact(value)
+        for name, value in pairs
+    }
+
+
+def _hide(value: Any) -> str | None:
+    if value is None:
+        return None
     size = len(value) if hasattr(value, "__len__") else 1
     return f"<{type(value).__name__} {size}>"
 

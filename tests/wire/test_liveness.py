@@ -257,4 +257,5 @@ def test_random_peer_is_dead_only_after_real_silence(seed: int, name: str) -> No
                     now - slept_at >= min(policy.wake, policy.ask)
                 )
                 return
-        assert now - heard <= policy.dead + 30.0 + 31.0 * policy.probes_min
+        # each timer was at most 1 s late since the last sleep: three questions, a verdict, some speaking
+        assert now - max(heard, slept_at) <= policy.dead + 10.0

@@ -1,0 +1,1 @@
+"""The pages of `glassbridge dev` and the routes that serve them."""

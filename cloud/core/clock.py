@@ -1,0 +1,43 @@
+"""Wall time for the wire, derived from the monotonic `now` of the machines.
+
+Rules: durations and order never use this; it only writes dates into messages and the clock onto the dashboard.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from wire.messages import iso
+
+
+class WallClock:
+    """Turns `now` into dates. `epoch_offset` is seconds since 1970 minus `now`; `utc_offset` the wearer's zone."""
+
+    __slots__ = ("_second", "_second_text", "epoch_offset", "utc_offset")
+
+    def __init__(self, epoch_offset: float, utc_offset: float = 0.0) -> None:
+        self.epoch_offset = epoch_offset
+        self.utc_offset = utc_offset
+        self._second = -1
+        self._second_text = ""
+
+    def iso(self, now: float) -> str:
+        """`2026-01-01T00:00:00.000Z`. The whole second is formatted once: this stands on the event path."""
+        milliseconds = int((now + self.epoch_offset) * 1000)
+        second, rest = divmod(milliseconds, 1000)
+        if second != self._second:
+            self._second, self._second_text = second, iso(second)[:20]
+        return f"{self._second_text}{rest:03d}Z"
+
+    def epoch_ms(self, now: float) -> int:
+        """Milliseconds since 1970."""
+        return int((now + self.epoch_offset) * 1000)
+
+    def local(self, now: float) -> datetime:
+        """The wearer's local time, as a naive datetime."""
+        at = datetime.fromtimestamp(now + self.epoch_offset, UTC) + timedelta(seconds=self.utc_offset)
+        return at.replace(tzinfo=None)
+
+    def seconds_to_next_minute(self, now: float) -> float:
+        """Seconds until the local clock shows another minute."""
+        return 60.0 - (now + self.epoch_offset + self.utc_offset) % 60.0

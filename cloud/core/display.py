@@ -1,0 +1,403 @@
+"""Who is shown on the glasses, and when: one arbiter per session, the same pacing for each view.
+
+Rules: each app has at most one live request per view, the newest. A view is never written faster than its interval and
+the last update always arrives. What is shown follows from the live requests alone, so nothing needs restoring: after
+every change the winner is worked out again. Sources: wire spec 6.4; failure catalogue DSP-01..11, APP-16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Literal, TypeAlias
+
+from wire.errors import InvalidTransition
+
+View: TypeAlias = Literal["main", "dashboard"]
+
+
+class ViewState(Enum):
+    EMPTY = "empty"
+    BOOT = "boot"  # the boot screen covers the view
+    SHOWING = "showing"
+
+
+TRANSITIONS: Final[dict[ViewState, frozenset[ViewState]]] = {
+    ViewState.EMPTY: frozenset({ViewState.BOOT, ViewState.SHOWING, ViewState.EMPTY}),
+    ViewState.BOOT: frozenset({ViewState.BOOT, ViewState.SHOWING, ViewState.EMPTY}),
+    ViewState.SHOWING: frozenset({ViewState.BOOT, ViewState.SHOWING, ViewState.EMPTY}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DisplayTiming:
+    """Seconds."""
+
+    interval: float = 0.3  # one update per view (wire spec 6.3; DSP-02)
+    boot: float = 1.5  # longest the boot screen hides something else, and stays after the app runs (DSP-06)
+    lock: float = 10.0  # a background app holds the screen at most this long (DSP-11)
+    lock_idle: float = 2.0  # and this long without an update
+    lock_pause: float = 2.0  # and may not take it back before, while the foreground waits
+    notice: float = 3.0  # a failure notice
+    card: float = 10.0  # an app's card on the dashboard view, without a duration of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Send a layout to the glasses. `duration` in seconds, None = until replaced."""
+
+    view: View
+    package: str
+    layout: dict[str, Any]
+    duration: float | None
+    display_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of one request: shown, replaced, expired or refused."""
+
+    package: str
+    display_id: int
+    outcome: Literal["shown", "replaced", "expired", "refused"]
+    reason: str = ""
+    waited: float = 0.0  # seconds from the request to the screen
+
+
+Effect: TypeAlias = Show | Settled
+
+
+@dataclass(slots=True)
+class _Request:
+    package: str
+    layout: dict[str, Any]
+    duration: float | None
+    display_id: int
+    asked_at: float
+    shown_at: float | None = None
+
+    def expires_at(self) -> float | None:
+        """A duration runs from the moment of showing."""
+        if self.duration is None or self.shown_at is None:
+            return None
+        return self.shown_at + self.duration
+
+
+@dataclass(slots=True)
+class _View:
+    name: View
+    state: ViewState = ViewState.EMPTY
+    live: dict[str, _Request] = field(default_factory=dict)
+    current: _Request | None = None
+    sent_at: float = float("-inf")
+    clear_with: tuple[str, dict[str, Any]] | None = None  # an app's own way of clearing, sent in its name
+    urgent: bool = False  # the next update may skip the interval
+    deadline: float | None = None
+
+
+class DisplayArbiter:
+    """The views of one session. `system` is the package in whose name the cloud itself shows things."""
+
+    def __init__(self, system: str, timing: DisplayTiming | None = None) -> None:
+        self._system = system
+        self._timing = timing or DisplayTiming()
+        self._main = _View("main")
+        self._dashboard = _View("dashboard")
+        self._ids = 0
+        self._foreground: str | None = None
+        self._running: set[str] = set()
+        self._boot: dict[str, tuple[str, float]] = {}  # package -> (name, since)
+        self._boot_lingers: float | None = None  # the last app runs but shows nothing yet
+        self._boot_shown: _Request | None = None
+        self._holder: str | None = None  # background app that has the screen
+        self._held_since = 0.0
+        self._held_active = 0.0
+        self._paused: dict[str, float] = {}  # background app -> may take the screen again
+
+    # ------------------------------------------------------------------------------------------------ inputs
+
+    def request(
+        self,
+        package: str,
+        view: View,
+        layout: dict[str, Any],
+        duration: float | None,
+        now: float,
+        *,
+        force: bool = False,
+    ) -> list[Effect]:
+        """An app, or the cloud in the name of `system`, wants something shown."""
+        self._ids += 1
+        if package != self._system and package not in self._running and package not in self._boot:
+            return [Settled(package, self._ids, "refused", "the app is not running")]
+        target = self._main if view == "main" else self._dashboard
+        if duration == 0:  # "for no time": the original's way of clearing
+            duration = None
+            layout = {"layoutType": "clear_view"} if _is_blank(layout) else layout
+        if view == "dashboard" and package != self._system and duration is None:
+            duration = self._timing.card
+        if layout.get("layoutType") == "clear_view" or (package == self._system and _is_blank(layout)):
+            return self._cleared(target, package, layout, now)
+        if view == "main" and package not in (self._foreground, self._system):
+            refusal = self._take_lock(package, now)
+            if refusal:
+                return [Settled(package, self._ids, "refused", refusal)]
+        effects = self._replace(target, package)
+        request = _Request(package, layout, duration, self._ids, now)
+        # The newest request is the last of the table: among equals it wins.
+        target.live.pop(package, None)
+        target.live[package] = request
+        target.urgent = target.urgent or force
+        if view == "main" and package == self._foreground and self._holder in (None, package):
+            self._holder = None
+        return effects + self._evaluate(target, now)
+
+    def starting(self, package: str, name: str, now: float) -> list[Effect]:
+        """The wearer has started an app: say so on the glasses until it runs."""
+        self._boot[package] = (name, now)
+        self._boot_lingers = None
+        return self._evaluate(self._main, now)
+
+    def running(self, package: str, *, foreground: bool, now: float) -> list[Effect]:
+        """The app is connected and may show things."""
+        self._running.add(package)
+        if foreground:
+            self._foreground = package
+            if self._holder == package:
+                self._holder = None
+        if self._boot.pop(package, None) is not None and not self._boot and package not in self._main.live:
+            self._boot_lingers = now + self._timing.boot
+        return self._evaluate(self._main, now)
+
+    def failed(self, package: str, now: float) -> list[Effect]:
+        """A start that the wearer asked for has failed: replace the boot screen by a short notice."""
+        booting = self._boot.pop(package, None)
+        if booting is None:
+            return []
+        notice = {"layoutType": "text_wall", "text": f"{booting[0]} could not start"}
+        return self.request(self._system, "main", notice, self._timing.notice, now, force=True)
+
+    def stopped(self, package: str, now: float) -> list[Effect]:
+        """The app is gone: nothing of it may be shown any more."""
+        self._running.discard(package)
+        self._boot.pop(package, None)
+        self._paused.pop(package, None)
+        if self._foreground == package:
+            self._foreground = None
+        if self._holder == package:
+            self._holder = None
+        effects: list[Effect] = []
+        for view in (self._main, self._dashboard):
+            effects += self._replace(view, package, "the app has stopped")
+            view.live.pop(package, None)
+            view.urgent = view.urgent or (view.current is not None and view.current.package == package)
+            if view.clear_with is not None and view.clear_with[0] == package:
+                view.clear_with = None
+            effects += self._evaluate(view, now)
+        return effects
+
+    def attached(self, now: float) -> list[Effect]:
+        """A glasses connection is up and knows nothing: show what should be there, with its remaining time."""
+        effects: list[Effect] = []
+        for view in (self._main, self._dashboard):
+            self._drop_expired(view, now)
+            winner = self._winner(view, now)
+            if winner is not None:
+                effects += self._show(view, winner, now)
+            elif view.current is not None:
+                view.current = None
+                self._move(view, ViewState.EMPTY)
+            self._set_deadline(view, now)
+        return effects
+
+    @property
+    def deadline(self) -> float | None:
+        times = [v.deadline for v in (self._main, self._dashboard) if v.deadline is not None]
+        return min(times, default=None)
+
+    def handle_deadline(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for view in (self._main, self._dashboard):
+            if view.deadline is not None and now >= view.deadline:
+                effects += self._evaluate(view, now)
+        return effects
+
+    # ------------------------------------------------------------------------------------------------ queries
+
+    @property
+    def shown(self) -> dict[str, dict[str, Any]]:
+        """View -> {package, layout} as the glasses were told last."""
+        return {
+            v.name: {"package": v.current.package, "layout": v.current.layout}
+            for v in (self._main, self._dashboard)
+            if v.current is not None
+        }
+
+    @property
+    def state(self) -> ViewState:
+        """State of the main view."""
+        return self._main.state
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _cleared(self, view: _View, package: str, layout: dict[str, Any], now: float) -> list[Effect]:
+        effects = self._replace(view, package)
+        owned = view.current is not None and view.current.package == package
+        view.live.pop(package, None)
+        if self._holder == package:
+            self._holder = None
+        if owned:
+            view.clear_with = (package, layout)
+        effects.append(Settled(package, self._ids, "shown", "cleared"))
+        return effects + self._evaluate(view, now)
+
+    def _take_lock(self, package: str, now: float) -> str:
+        """Give the screen to a background app, or say why not."""
+        self._lapse(now)
+        if self._holder == package:
+            self._held_active = now
+            return ""
+        if self._holder is not None:
+            return f"{self._holder} has the screen"
+        foreground_waits = self._foreground is not None and self._foreground in self._main.live
+        if foreground_waits and now < self._paused.get(package, float("-inf")):
+            return "it had the screen a moment ago"
+        self._holder, self._held_since, self._held_active = package, now, now
+        return ""
+
+    def _lapse(self, now: float) -> None:
+        """A background app keeps the screen for a bounded time; afterwards its display has no precedence."""
+        if self._holder is None or now < self._lock_ends():
+            return
+        self._paused = {p: at for p, at in self._paused.items() if at > now}
+        self._paused[self._holder] = now + self._timing.lock_pause
+        self._holder = None
+
+    def _lock_ends(self) -> float:
+        return min(self._held_since + self._timing.lock, self._held_active + self._timing.lock_idle)
+
+    def _replace(self, view: _View, package: str, reason: str = "") -> list[Effect]:
+        old = view.live.get(package)
+        if old is None or old.shown_at is not None:
+            return []
+        return [Settled(package, old.display_id, "replaced", reason)]
+
+    def _drop_expired(self, view: _View, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for package, request in list(view.live.items()):
+            expires = request.expires_at()
+            if expires is not None and now >= expires:
+                del view.live[package]
+                if self._holder == package and view is self._main:
+                    self._holder = None
+                if view.current is request:
+                    # The interval keeps an app from flooding the glasses; the end of a display is no flood.
+                    effects.append(Settled(package, request.display_id, "expired"))
+        return effects
+
+    def _winner(self, view: _View, now: float) -> _Request | None:
+        """The request that should be on the glasses now."""
+        if view is self._dashboard:
+            # An app's card for its time, else the dashboard itself.
+            cards = [r for p, r in view.live.items() if p != self._system]
+            return cards[-1] if cards else view.live.get(self._system)
+        self._lapse(now)
+        boot = self._boot_screen(now)
+        if boot is not None:
+            return boot
+        if self._system in view.live:  # a notice
+            return view.live[self._system]
+        if self._holder is not None and self._holder in view.live:
+            return view.live[self._holder]
+        if self._foreground is not None and self._foreground in view.live:
+            return view.live[self._foreground]
+        if view.current is not None and view.live.get(view.current.package) is view.current:
+            return view.current
+        waiting = list(view.live.values())
+        return waiting[-1] if waiting else None
+
+    def _boot_screen(self, now: float) -> _Request | None:
+        if self._boot:
+            newest = max(since for _, since in self._boot.values())
+            if self._main.live and now >= newest + self._timing.boot:
+                return None  # something else waits to be seen
+            if any(package in self._main.live for package in self._running - self._boot.keys()) and (
+                now >= newest + self._timing.boot
+            ):
+                return None
+            names = ", ".join(name for name, _ in self._boot.values())
+        elif self._boot_lingers is not None and self._boot_shown is not None:
+            if now >= self._boot_lingers or self._main.live:
+                self._boot_lingers = None
+                return None
+            return self._boot_shown
+        else:
+            return None
+        title = "// MentraOS - Starting App" + ("s" if len(self._boot) > 1 else "")
+        layout = {"layoutType": "reference_card", "title": title, "text": names}
+        if self._boot_shown is None or self._boot_shown.layout != layout or self._main.current is None:
+            self._ids += 1
+            self._boot_shown = _Request(self._system, layout, None, self._ids, now)
+        return self._boot_shown
+
+    def _evaluate(self, view: _View, now: float) -> list[Effect]:
+        effects = self._drop_expired(view, now)
+        winner = self._winner(view, now)
+        if winner is view.current and winner is not None:
+            view.clear_with = None
+        elif winner is not None or view.current is not None:
+            if view.urgent or now >= view.sent_at + self._timing.interval:
+                effects += self._show(view, winner, now) if winner is not None else self._clear(view, now)
+        self._set_deadline(view, now)
+        return effects
+
+    def _show(self, view: _View, request: _Request, now: float) -> list[Effect]:
+        first = request.shown_at is None
+        if first:
+            request.shown_at = now
+        remaining = request.duration
+        if remaining is not None and request.shown_at is not None:
+            remaining = max(0.0, request.shown_at + remaining - now)
+        view.current, view.sent_at = request, now
+        view.clear_with, view.urgent = None, False
+        self._move(view, ViewState.BOOT if request is self._boot_shown else ViewState.SHOWING)
+        effects: list[Effect] = [
+            Show(view.name, request.package, request.layout, remaining, request.display_id)
+        ]
+        if first:
+            effects.append(
+                Settled(request.package, request.display_id, "shown", waited=now - request.asked_at)
+            )
+        return effects
+
+    def _clear(self, view: _View, now: float) -> list[Effect]:
+        package, layout = view.clear_with or (self._system, {"layoutType": "text_wall", "text": ""})
+        view.current, view.sent_at = None, now
+        view.clear_with, view.urgent = None, False
+        self._move(view, ViewState.EMPTY)
+        self._ids += 1
+        return [Show(view.name, package, layout, 0.0, self._ids)]
+
+    def _set_deadline(self, view: _View, now: float) -> None:
+        times: list[float] = [t for r in view.live.values() if (t := r.expires_at()) is not None]
+        if self._winner(view, now) is not view.current:
+            times.append(view.sent_at + self._timing.interval)
+        if view is self._main:
+            if self._holder is not None:
+                times.append(self._lock_ends())
+            if self._boot:
+                ends = max(since for _, since in self._boot.values()) + self._timing.boot
+                if ends > now:
+                    times.append(ends)
+            elif self._boot_lingers is not None:
+                times.append(self._boot_lingers)
+        view.deadline = min(times, default=None)
+
+    def _move(self, view: _View, to: ViewState) -> None:
+        if to not in TRANSITIONS[view.state]:
+            raise InvalidTransition(f"DisplayArbiter({view.name})", view.state, to)
+        view.state = to
+
+
+def _is_blank(layout: dict[str, Any]) -> bool:
+    return layout.get("layoutType") == "text_wall" and not layout.get("text")

@@ -22,12 +22,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from glassbridge.app.display import Dashboard, Layouts
+from glassbridge.app.endpoints import is_loopback
 from glassbridge.app.errors import ConnectionLost, NotConnected
 from glassbridge.app.events import AudioChunk, Events, Handler, Unsubscribe
 from glassbridge.app.reconnect import GIVE_UP_AFTER, POLICY, Verdict, after_close
 from glassbridge.app.requests import Audio, Camera, Led, Locator, Peers, Pending
 from glassbridge.app.settings import Settings
-from glassbridge.app.signature import is_loopback
 from glassbridge.app.storage import Storage
 from wire.backoff import Backoff
 from wire.codec import TEXT_BYTES_MAX, decode, encode

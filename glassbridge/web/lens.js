@@ -103,8 +103,12 @@ function fit() {
     const style = getComputedStyle(box);
     const room = box.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
     const ratio = window.devicePixelRatio || 1;
-    const scale = Math.floor((room * ratio) / lens.canvas.width);
-    lens.canvas.style.width = scale >= 1 ? `${(lens.canvas.width * scale) / ratio}px` : "";
+    const exact = (room * ratio) / lens.canvas.width;
+    const whole = Math.floor(exact);
+    // On a phone a whole number would waste half of the screen; its pixels are small enough to be uneven.
+    const scale = whole >= 1 && whole / exact > 2 / 3 ? whole : exact;
+    lens.canvas.style.width = `${(lens.canvas.width * scale) / ratio}px`;
+    lens.canvas.classList.toggle("shrunk", scale < 1);
   }
 }
 
@@ -197,9 +201,7 @@ function took(message) {
   state.sim.version = message.version;
   switch (message.kind) {
     case "lens":
-      if (glasses.arms[message.arm]) glasses.arms[message.arm].lens = message.lens;
-      if (glasses === device()) lensOf(message.arm).load(message.version);
-      changed(`${message.arm}-lens`, `${message.arm} lens: ${summary(message.lens)}`);
+      lensChanged(glasses, message);
       break;
     case "microphone":
       changed("mic", `microphone ${message.on ? "on" : "off"}`);
@@ -219,9 +221,17 @@ function lensOf(arm) {
   return lenses[arm] ?? lenses.left;
 }
 
-function summary(lens) {
-  const text = (lens?.text ?? "").replace(/\s+/g, " ").trim();
-  return text || (lens?.kind === "blank" ? "dark" : lens?.kind ?? "dark");
+function lensChanged(glasses, { arm, lens, version }) {
+  if (!glasses.arms[arm]) return;
+  const before = (glasses.arms[arm].lens?.text ?? "").split("\n");
+  glasses.arms[arm].lens = lens;
+  if (glasses !== device()) return;
+  lensOf(arm).load(version);
+  const lines = (lens.text ?? "").split("\n").filter((line) => line.trim() && !before.includes(line));
+  const words = lines.join(" / ") || (lens.text?.trim() ? "fewer lines" : lens.kind === "blank" ? "dark" : lens.kind);
+  // Both arms get the same, one after the other: one line tells it.
+  const arms = changes[0]?.key === `lens ${words}` ? "both lenses" : `${arm} lens`;
+  changed(`lens ${words}`, `${arms}: ${words}`, false);
 }
 
 /** Links and inputs are announced without details: read the state again, at most ten times a second. */
@@ -254,11 +264,11 @@ function adopt(whole) {
 
 const changes = [];
 
-function changed(key, words) {
+/** One more line; what repeats within a second under the same key is one line, and counted if `count`. */
+function changed(key, words, count = true) {
   const now = Date.now();
-  // A lens that is written again and again is one line, not ten.
   const same = key && changes[0]?.key === key && now - changes[0].at < FRESH_MS;
-  if (same) Object.assign(changes[0], { words, at: now, count: changes[0].count + 1 });
+  if (same) Object.assign(changes[0], { words, at: now, count: changes[0].count + (count ? 1 : 0) });
   else changes.unshift({ key, words, at: now, count: 1 });
   changes.length = Math.min(changes.length, CHANGES_MAX);
   showChanges();
@@ -464,6 +474,7 @@ function stopMicrophone() {
 }
 
 function showLevel(peak) {
+  byId("level").hidden = !state.mic;
   byId("level").firstElementChild.style.width = `${Math.min(100, Math.round(peak * 100))}%`;
 }
 

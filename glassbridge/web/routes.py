@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from glassbridge.app.signature import is_loopback
+from glassbridge.app.endpoints import is_loopback
 
 #: What the page loads, and as what. Read once: the files are small and do not change while we run.
 ASSETS: Mapping[str, tuple[str, str]] = {

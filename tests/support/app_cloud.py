@@ -14,8 +14,9 @@ import httpx
 import orjson
 from websockets.asyncio.server import Server, ServerConnection, serve
 
+from cloud.auth import hash_api_key
+from cloud.webhooks import SIGNATURE_HEADER, sign
 from glassbridge.app import App
-from glassbridge.app.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 
 PATIENCE = 10.0  # generous: the machine is shared
 
@@ -107,8 +108,7 @@ class AppCloud:
 
 def signed(api_key: str, body: dict[str, Any], at: float) -> dict[str, str]:
     """The headers that make this body believable."""
-    stamp = f"{at:.0f}"
-    return {TIMESTAMP_HEADER: stamp, SIGNATURE_HEADER: sign(api_key, stamp, orjson.dumps(body))}
+    return {SIGNATURE_HEADER: sign(orjson.dumps(body), hash_api_key(api_key), int(at))}
 
 
 @asynccontextmanager

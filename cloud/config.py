@@ -425,7 +425,6 @@ class Secrets:
     """Fresh secrets. `admin_token` is shown once; only its hash is stored."""
 
     auth_secret: str
-    webhook_secret: str
     admin_token: str
     signing_key: str | None = None
 
@@ -433,7 +432,6 @@ class Secrets:
         values = {
             "auth.secret": self.auth_secret,
             "auth.admin_token_sha256": hash_api_key(self.admin_token),
-            "webhooks.secret": self.webhook_secret,
         }
         if self.signing_key is not None:
             values["auth.signing_key"] = self.signing_key
@@ -451,7 +449,6 @@ def new_secrets(*, with_signing_key: bool = False) -> Secrets:
         key = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     return Secrets(
         auth_secret=random_source.token_urlsafe(48),
-        webhook_secret=random_source.token_urlsafe(48),
         admin_token=random_source.token_urlsafe(32),
         signing_key=key,
     )
@@ -588,7 +585,7 @@ def _from_toml(
         raise ConfigError(str(path), "it holds secrets, but others may read it", f"Run `chmod 600 {path}`.")
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(str(path), f"it is not TOML: {error}", "Correct that line.") from error
     flat = _flatten(values, known)
     _refuse_unknown(flat, known, str(path))

@@ -83,7 +83,6 @@ def _is_secret(key: str) -> bool:
         "auth.previous_secrets",
         "auth.admin_token_sha256",
         "auth.signing_key",
-        "webhooks.secret",
         "speech.api_key",
     }
 

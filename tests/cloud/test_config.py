@@ -28,7 +28,7 @@ def test_defaults_listen_on_loopback_only(tmp_path: Path) -> None:
 def test_flags_beat_environment_beats_file_beats_secrets_beats_defaults(tmp_path: Path) -> None:
     write_secrets(tmp_path, new_secrets())
     (tmp_path / "config.toml").write_text(
-        'port = 1\n[sessions]\ngrace = 10\napp_grace = 1\n[webhooks]\nsecret = "from-config-toml"\n'
+        'port = 1\n[sessions]\ngrace = 10\napp_grace = 1\n[auth]\nadmin_token_sha256 = "from-config-toml"\n'
     )
     config = load(
         tmp_path,
@@ -44,8 +44,8 @@ def test_flags_beat_environment_beats_file_beats_secrets_beats_defaults(tmp_path
     assert origins["sessions.grace"] == "environment GLASSBRIDGE_SESSIONS__GRACE"
     assert config.sessions.app_grace == 1
     assert origins["sessions.app_grace"] == str(tmp_path / "config.toml")
-    assert config.webhooks.secret is not None
-    assert config.webhooks.secret.get_secret_value() == "from-config-toml"
+    assert config.auth.admin_token_sha256 is not None
+    assert config.auth.admin_token_sha256.get_secret_value() == "from-config-toml"
     assert origins["auth.secret"] == str(tmp_path / "secrets.toml")
     assert origins["host"] == "default"
 
@@ -123,7 +123,7 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     write_secrets(tmp_path, made)
     config = load(tmp_path)
     shown = "\n".join(f"{s.key} {s.value} {s.origin} {s.about}" for s in config.settings()) + repr(config)
-    for secret in (made.auth_secret, made.webhook_secret, made.admin_token):
+    for secret in (made.auth_secret, made.admin_token):
         assert secret not in shown
 
 

@@ -345,9 +345,10 @@ class DisplayArbiter:
         winner = self._winner(view, now)
         if winner is view.current and winner is not None:
             view.clear_with = None
-        elif winner is not None or view.current is not None:
-            if view.urgent or now >= view.sent_at + self._timing.interval:
-                effects += self._show(view, winner, now) if winner is not None else self._clear(view, now)
+        elif (winner is not None or view.current is not None) and (
+            view.urgent or now >= view.sent_at + self._timing.interval
+        ):
+            effects += self._show(view, winner, now) if winner is not None else self._clear(view, now)
         self._set_deadline(view, now)
         return effects
 

@@ -1,0 +1,103 @@
+"""How often app servers may be asked to start sessions: paced per endpoint, and left alone when they are dead.
+
+Rules: one machine per process, shared by all users. An endpoint that never answered well is given up after a few
+cycles and probed every five minutes; one that worked a short while ago keeps its users' ordinary backoff. A start that
+the wearer asked for is always let through. Source: failure catalogue APP-02, APP-10, APP-11.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+#: Endpoints remembered; the one unused for longest goes first.
+ENDPOINTS_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLimits:
+    """Seconds and counts."""
+
+    rate: float = 20.0  # session_requests per second (APP-10)
+    failures: int = 5  # consecutive failed cycles that open the breaker (APP-11)
+    probe: float = 300.0  # then one probe per this time
+    trusted: float = 600.0  # an endpoint that worked this recently is having an outage, not dead (APP-02)
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    next_slot: float = 0.0
+    failures: int = 0
+    worked_at: float | None = None
+    open_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Post after `delay` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Do not post; try again after `retry_after` seconds."""
+
+    retry_after: float
+
+
+class Endpoints:
+    """The circuit breakers of all app servers, keyed by their base URL."""
+
+    def __init__(self, limits: EndpointLimits | None = None) -> None:
+        self._limits = limits or EndpointLimits()
+        self._known: OrderedDict[str, _Endpoint] = OrderedDict()
+
+    def ask(self, url: str, now: float, *, by_user: bool) -> Go | HeldBack:
+        """May a session_request go to `url` now?"""
+        endpoint = self._get(url)
+        if not by_user and now < endpoint.open_until:
+            return HeldBack(endpoint.open_until - now)
+        if self._is_open(endpoint, now):
+            endpoint.open_until = now + self._limits.probe  # this one is the probe
+        at = max(now, endpoint.next_slot)
+        endpoint.next_slot = at + 1.0 / self._limits.rate
+        return Go(at - now)
+
+    def succeeded(self, url: str, now: float) -> None:
+        """An app of this endpoint has connected."""
+        endpoint = self._get(url)
+        endpoint.failures, endpoint.worked_at, endpoint.open_until = 0, now, 0.0
+
+    def failed(self, url: str, now: float) -> None:
+        """A cycle has ended without a connection."""
+        endpoint = self._get(url)
+        endpoint.failures += 1
+        if self._is_open(endpoint, now) and endpoint.open_until <= now:
+            endpoint.open_until = now + self._limits.probe
+
+    def seen(self, url: str) -> None:
+        """The server was seen alive by other means: close the breaker."""
+        endpoint = self._get(url)
+        endpoint.failures, endpoint.open_until = 0, 0.0
+
+    def is_open(self, url: str, now: float) -> bool:
+        """Whether automatic starts are held back."""
+        endpoint = self._known.get(url)
+        return endpoint is not None and now < endpoint.open_until
+
+    def _is_open(self, endpoint: _Endpoint, now: float) -> bool:
+        if endpoint.failures < self._limits.failures:
+            return False
+        return endpoint.worked_at is None or now - endpoint.worked_at > self._limits.trusted
+
+    def _get(self, url: str) -> _Endpoint:
+        endpoint = self._known.get(url)
+        if endpoint is None:
+            endpoint = self._known[url] = _Endpoint()
+            while len(self._known) > ENDPOINTS_MAX:
+                self._known.popitem(last=False)
+        else:
+            self._known.move_to_end(url)
+        return endpoint

@@ -131,7 +131,8 @@ class Adapter:
         async with self._opening:
             if self._device is None:
                 try:
-                    self._device = await asyncio.wait_for(self._open(), OPEN_MAX)
+                    async with asyncio.timeout(OPEN_MAX):
+                        self._device = await self._open()
                 except (OSError, TimeoutError, core.BaseBumbleError, hci.HCI_Error) as error:
                     await self._close_transport()
                     raise BleakBluetoothNotAvailableError(
@@ -171,8 +172,7 @@ class Adapter:
             await asyncio.wait(self._tasks, timeout=CANCEL_MAX)
         if device is not None:
             for connection in list(device.connections.values()):
-                with contextlib.suppress(hci.HCI_Error, core.BaseBumbleError, TimeoutError):
-                    await asyncio.wait_for(connection.disconnect(), CANCEL_MAX)
+                await _disconnect(connection)
             device.host.on_transport_lost()
         await self._close_transport()
         self.scanners.clear()
@@ -260,8 +260,7 @@ class Adapter:
             return
         if connecting.cancelled() or connecting.exception() is not None:
             return
-        with contextlib.suppress(hci.HCI_Error, core.BaseBumbleError, TimeoutError):
-            await asyncio.wait_for(connecting.result().disconnect(), CANCEL_MAX)
+        await _disconnect(connecting.result())
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work, name=f"{self.transport_name} {name}")
@@ -591,4 +590,5 @@ async def _disconnect(connection: Connection) -> None:
     if connection.device.connections.get(connection.handle) is not connection:
         return  # it ended by itself; a controller would not confirm ending it again
     with contextlib.suppress(hci.HCI_Error, core.BaseBumbleError, TimeoutError):
-        await asyncio.wait_for(connection.disconnect(), CANCEL_MAX)
+        async with asyncio.timeout(CANCEL_MAX):
+            await connection.disconnect()

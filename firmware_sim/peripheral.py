@@ -91,8 +91,9 @@ class Peripheral:
         self._characteristics: dict[str, StrictCharacteristic] = {}
         self._work: asyncio.Queue[Notify | Disconnect | Advertise | ForgetBond] = asyncio.Queue(WORK_MAX)
         self._worker: asyncio.Task[None] | None = None
+        self._off = False
         address = hci.Address(spec.address, hci.Address.RANDOM_DEVICE_ADDRESS)
-        self.controller = SimController(f"{spec.arm} {spec.name}", link, hci.Address(spec.address))
+        self.controller = SimController(f"{spec.arm} {spec.name}", link, hci.Address.ANY)
         host = Host()
         host.set_packet_sink(AsyncPipeSink(self.controller))
         self.controller.host = host
@@ -140,11 +141,14 @@ class Peripheral:
 
     async def power_on(self) -> None:
         await self.device.power_on()
+        self._off = False
         self._worker = asyncio.create_task(self._perform(), name=f"peripheral {self.spec.name}")
 
     async def power_off(self) -> None:
         """Vanish from the air, as if the battery fell out."""
         if self._worker is not None:
+            # Python 3.11's wait_for, which Bumble uses, can swallow a cancellation: the flag ends the loop then.
+            self._off = True
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
             self._worker = None
@@ -195,7 +199,7 @@ class Peripheral:
             self.glasses.firmware.arms[self.spec.arm].counters.dropped_queue_full += 1
 
     async def _perform(self) -> None:
-        while True:
+        while not self._off:
             effect = await self._work.get()
             try:
                 await self._do(effect)
@@ -216,7 +220,8 @@ class Peripheral:
                     await self.device.notify_subscriber(connection, self._characteristics[uuid], data)
             case Disconnect(link=link, reason=reason):
                 if self.connection is not None and self.link_number == link:
-                    await asyncio.wait_for(self.connection.disconnect(reason), HANG_UP_MAX)
+                    async with asyncio.timeout(HANG_UP_MAX):
+                        await self.connection.disconnect(reason)
             case Advertise(on=on):
                 if not on:
                     await self.device.stop_advertising()

@@ -133,7 +133,9 @@ class Room:
                 snooper = BtSnooper(output)
             for number, spec in enumerate(self._port_specs):
                 # Locally administered public addresses, apart for each port.
-                address = hci.Address(f"02:5A:00:00:{self.seed & 0xFF:02X}:{number + 1:02X}")
+                address = hci.Address(
+                    f"02:5A:00:00:{self.seed & 0xFF:02X}:{number + 1:02X}", hci.Address.PUBLIC_DEVICE_ADDRESS
+                )
                 port = HciPort(spec, SimController(f"port {number}", self.link, address), snooper)
                 self._stack.push_async_callback(port.close)
                 self.hci.append(await port.open())

@@ -1,0 +1,504 @@
+"""The radio: scanning, connecting, writing and notifications over bleak, behind a port that knows no bleak.
+
+Rules of this file:
+
+- The only file that imports bleak. Its callers see `Radio`, `Link`, `Advert` and `GlassesError`, nothing else.
+- Every call into the stack has a limit of its own; none is trusted to return (failure catalogue BLE-06, BLE-11).
+- One connection attempt at a time per adapter, and no scan while it runs (BLE-12). Every attempt that fails ends with
+  a disconnect, so that no slot leaks (BLE-10).
+- What a link reports is bound to that link: `closed` is told once, and never after `close()`.
+- `retryable` and the fault are decided in one table, `fault_of`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from bleak import BleakClient, BleakScanner
+from bleak.backends.characteristic import BleakGATTCharacteristic
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
+from bleak.exc import (
+    BleakBluetoothNotAvailableError,
+    BleakBluetoothNotAvailableReason,
+    BleakCharacteristicNotFoundError,
+    BleakDBusError,
+    BleakDeviceNotFoundError,
+    BleakError,
+    BleakGATTProtocolError,
+    BleakGATTProtocolErrorCode,
+)
+
+from edge.profiles.base import Advert, Gatt
+from wire.errors import ConfigError, GlassesError, GlassesFault
+
+logger = logging.getLogger(__name__)
+
+CONNECT_MAX = 20.0  # s; BlueZ itself gives up after 20
+NOTIFY_MAX = 5.0  # s; one round trip, on a link of 50 ms intervals 0.1 s
+WRITE_MAX = 5.0  # s; the supervision time-out of the link is 2 s on most hosts
+DISCONNECT_MAX = 5.0  # s; BlueZ 5.66 takes 2.0 to 2.8
+SCAN_START_MAX = 10.0  # s
+#: The MTU exchange ends shortly after the connection; BlueZ before 5.62 never shows the result (20 for ever).
+MTU_WAIT = 1.0
+MTU_POLL = 0.1
+#: Without any advertisement from any device for this long the scan is restarted (failure catalogue BLE-09): even in a
+#: quiet house a phone or a watch advertises within a minute.
+SCAN_QUIET = 60.0
+#: Devices remembered from scanning, newest kept: a busy train has about 200.
+DEVICES_MAX = 256
+VALUE_MAX = 512  # bytes of one attribute value, by specification
+
+
+class Link(Protocol):
+    """One connection, subscribed and ready. Raises GlassesError only."""
+
+    @property
+    def payload_max(self) -> int:
+        """Bytes that one write without response carries."""
+        ...
+
+    async def write(self, data: bytes, *, response: bool, char: str = "") -> None:
+        """One ATT write; returns when the stack has it (response False) or the peer confirmed (True)."""
+        ...
+
+    async def close(self) -> None:
+        """End the connection; never raises, never hangs."""
+        ...
+
+
+class Radio(Protocol):
+    """One adapter. Raises GlassesError only."""
+
+    @property
+    def fault(self) -> GlassesFault | None:
+        """What is wrong with the adapter now, or None."""
+        ...
+
+    async def start(self) -> None:
+        """Make sure that there is an adapter. Raises GlassesError(ADAPTER_MISSING, ADAPTER_DOWN or PERMISSION)."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop scanning. Links are closed by their owners."""
+        ...
+
+    def watch(self, listener: Callable[[Advert], None]) -> None:
+        """Scan, and hand every advertisement to `listener` until `unwatch`."""
+        ...
+
+    def unwatch(self, listener: Callable[[Advert], None]) -> None: ...
+
+    async def connect(
+        self,
+        address: str,
+        gatt: Gatt,
+        *,
+        pair: bool,
+        on_notify: Callable[[str, bytes], None],
+        on_closed: Callable[[GlassesFault], None],
+    ) -> Link:
+        """Connect, find the services, subscribe. Waits for its turn on the adapter."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------------------- faults
+
+_UNAVAILABLE = {
+    BleakBluetoothNotAvailableReason.POWERED_OFF: GlassesFault.ADAPTER_DOWN,
+    BleakBluetoothNotAvailableReason.DENIED_BY_USER: GlassesFault.PERMISSION,
+    BleakBluetoothNotAvailableReason.DENIED_BY_SYSTEM: GlassesFault.PERMISSION,
+    BleakBluetoothNotAvailableReason.DENIED_BY_UNKNOWN: GlassesFault.PERMISSION,
+}
+#: ATT errors that mean "this wants a bond".
+_NOT_PAIRED = {
+    BleakGATTProtocolErrorCode.INSUFFICIENT_AUTHENTICATION,
+    BleakGATTProtocolErrorCode.INSUFFICIENT_AUTHORIZATION,
+    BleakGATTProtocolErrorCode.INSUFFICIENT_ENCRYPTION,
+    BleakGATTProtocolErrorCode.INSUFFICIENT_ENCRYPTION_KEY_SIZE,
+}
+#: BlueZ says most things in words. Part of the D-Bus error name or text -> fault; the first match counts.
+_DBUS_WORDS: tuple[tuple[str, GlassesFault], ...] = (
+    ("AccessDenied", GlassesFault.PERMISSION),
+    ("NotReady", GlassesFault.ADAPTER_DOWN),
+    ("ServiceUnknown", GlassesFault.ADAPTER_MISSING),  # bluetoothd is not running
+    ("NameHasNoOwner", GlassesFault.ADAPTER_MISSING),
+    ("InProgress", GlassesFault.BUSY),
+    ("Authentication", GlassesFault.NOT_PAIRED),
+    ("NotPermitted", GlassesFault.NOT_PAIRED),
+    ("NotConnected", GlassesFault.LINK_LOST),
+    ("Not connected", GlassesFault.LINK_LOST),
+    ("UnknownObject", GlassesFault.LINK_LOST),  # BlueZ has dropped the device
+    ("Failed to initiate write", GlassesFault.REFUSED),  # longer than the MTU of this link
+    ("le-connection-abort-by-local", GlassesFault.CONNECT_FAILED),
+    ("br-connection", GlassesFault.CONNECT_FAILED),
+    ("NoReply", GlassesFault.TIMEOUT),
+)
+
+
+def fault_of(error: BaseException) -> GlassesError:
+    """The one table from what bleak, the bus and the operating system raise to our words."""
+    if isinstance(error, GlassesError):
+        return error
+    fault = _fault(error)
+    retryable = fault not in (GlassesFault.NOT_PAIRED, GlassesFault.INCOMPATIBLE, GlassesFault.PERMISSION)
+    return GlassesError(fault, f"{type(error).__name__}: {error}", retryable=retryable)
+
+
+def _fault(error: BaseException) -> GlassesFault:
+    match error:
+        case TimeoutError():
+            return GlassesFault.TIMEOUT
+        case BleakBluetoothNotAvailableError():
+            return _UNAVAILABLE.get(error.reason, GlassesFault.ADAPTER_MISSING)
+        case BleakDeviceNotFoundError():
+            return GlassesFault.NOT_FOUND
+        case BleakCharacteristicNotFoundError():
+            return GlassesFault.INCOMPATIBLE
+        case BleakGATTProtocolError():
+            return GlassesFault.NOT_PAIRED if error.code in _NOT_PAIRED else GlassesFault.REFUSED
+        case BleakDBusError():
+            words = f"{error.dbus_error} {error.dbus_error_details or ''}"
+            return next((fault for word, fault in _DBUS_WORDS if word in words), GlassesFault.LINK_LOST)
+        case PermissionError():
+            return GlassesFault.PERMISSION
+        case FileNotFoundError() | ConnectionRefusedError():
+            return GlassesFault.ADAPTER_MISSING  # no system bus, no HCI socket
+        case BleakError():
+            words = str(error)
+            return next((fault for word, fault in _DBUS_WORDS if word in words), GlassesFault.LINK_LOST)
+        case _:
+            # OSError, EOFError and what bleak leaks from dbus-fast: the bus or the link is gone.
+            return GlassesFault.LINK_LOST
+
+
+#: What a call into the stack may raise. `except Exception` stands here on purpose: bleak's backends let KeyError,
+#: AttributeError and AssertionError through when the bus dies under them, and one arm must not end the process.
+_ANY = Exception
+
+
+# --------------------------------------------------------------------------------------------------------- radio
+
+
+class _Backends:
+    """The classes that bleak is told to use: its own choice, or those of a module given by name."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        self.scanner: dict[str, Any] = {}
+        self.client: dict[str, Any] = {}
+        self.native = spec == "default"
+        self._close: Callable[[str], Any] | None = None
+        self._argument = ""
+        if self.native:
+            return
+        kind, _, argument = spec.partition(":")
+        name = "firmware_sim.bleak_backend" if kind == "bumble" else kind
+        if not argument or "." not in name:
+            raise ConfigError(
+                f"radio {spec!r} cannot be used",
+                "it is neither `default`, nor `bumble:<HCI transport>`, nor `package.module:<argument>`",
+                "Example: --radio bumble:unix:/run/sim.sock",
+            )
+        try:
+            module = importlib.import_module(name)
+            pair = module.radio(argument)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"radio {spec!r} cannot be used",
+                f"the backend {name} does not load ({error})",
+                "The simulator's radio comes with: pip install 'glassbridge[sim]'",
+            ) from error
+        self.scanner = {"backend": pair.scanner}
+        self.client = {"backend": pair.client}
+        self._close = getattr(module, "close_radio", None)
+        self._argument = argument
+
+    async def close(self) -> None:
+        if self._close is not None:
+            with contextlib.suppress(_ANY):
+                await asyncio.wait_for(self._close(self._argument), DISCONNECT_MAX)
+
+
+class BleakRadio:
+    """A `Radio` over bleak. `spec`: `default` (the operating system) or a backend by name (see `_Backends`)."""
+
+    def __init__(self, spec: str = "default") -> None:
+        self._backends = _Backends(spec)
+        self._listeners: list[Callable[[Advert], None]] = []
+        self._devices: OrderedDict[str, BLEDevice] = OrderedDict()
+        self._connecting = asyncio.Lock()
+        self._busy = 0  # connection attempts under way or waiting
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()  # the scanner is not running
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+        self._last_heard = 0.0
+        self._fault: GlassesFault | None = None
+        self._cache_cleared: dict[str, float] = {}
+        self.scan_restarts = 0
+
+    @property
+    def fault(self) -> GlassesFault | None:
+        return self._fault
+
+    async def start(self) -> None:
+        scanner = BleakScanner(self._heard, **self._backends.scanner)
+        try:
+            async with asyncio.timeout(SCAN_START_MAX):
+                await scanner.start()
+                await scanner.stop()
+        except _ANY as error:
+            raise fault_of(error) from error
+        self._fault = None
+        self._task = asyncio.create_task(self._scan(), name="edge-scan")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._backends.close()
+
+    def watch(self, listener: Callable[[Advert], None]) -> None:
+        if listener not in self._listeners:
+            self._listeners.append(listener)
+            self._changed.set()
+
+    def unwatch(self, listener: Callable[[Advert], None]) -> None:
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+            self._changed.set()
+
+    async def connect(
+        self,
+        address: str,
+        gatt: Gatt,
+        *,
+        pair: bool,
+        on_notify: Callable[[str, bytes], None],
+        on_closed: Callable[[GlassesFault], None],
+    ) -> Link:
+        self._busy += 1
+        self._changed.set()
+        try:
+            async with self._connecting:
+                await asyncio.wait_for(self._idle.wait(), SCAN_START_MAX + DISCONNECT_MAX)
+                device = self._devices.get(address)
+                if device is None:
+                    raise GlassesError(GlassesFault.NOT_FOUND, f"{address} has not been seen", retryable=True)
+                link = _BleakLink(device, gatt, self._backends, on_notify, on_closed)
+                try:
+                    await link.open(pair)
+                except GlassesError as error:
+                    if error.fault is GlassesFault.INCOMPATIBLE:
+                        await self._clear_cache(address)
+                    raise
+                return link
+        except TimeoutError as error:
+            raise fault_of(error) from error
+        finally:
+            self._busy -= 1
+            self._changed.set()
+
+    # --------------------------------------------------------------------------------------------------- scanning
+
+    async def _scan(self) -> None:
+        """Scan while somebody watches and nobody connects; a stack that fails is asked again, ever more rarely."""
+        pause = 1.0
+        while True:
+            self._changed.clear()
+            if not self._listeners or self._busy:
+                await self._changed.wait()
+                continue
+            try:
+                await self._scan_once()
+                pause = 1.0
+                self._fault = None
+            except GlassesError as error:
+                if self._fault is not error.fault:
+                    logger.warning("scanning failed: %s", error)
+                self._fault = error.fault
+                await asyncio.sleep(pause)
+                pause = min(30.0, pause * 2)
+
+    async def _scan_once(self) -> None:
+        loop = asyncio.get_running_loop()
+        scanner = BleakScanner(self._heard, **self._backends.scanner)
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(SCAN_START_MAX):
+                await scanner.start()
+            self._fault = None
+            self._last_heard = loop.time()
+            while self._listeners and not self._busy:
+                quiet = self._last_heard + SCAN_QUIET - loop.time()
+                if quiet <= 0:
+                    self.scan_restarts += 1
+                    logger.info("no advertisement from any device for %.0f s: scanning again", SCAN_QUIET)
+                    return
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), quiet)
+        except _ANY as error:
+            raise fault_of(error) from error
+        finally:
+            with contextlib.suppress(_ANY):
+                async with asyncio.timeout(DISCONNECT_MAX):
+                    await scanner.stop()
+            self._idle.set()
+
+    def _heard(self, device: BLEDevice, data: AdvertisementData) -> None:
+        self._last_heard = asyncio.get_running_loop().time()
+        self._devices[device.address] = device
+        self._devices.move_to_end(device.address)
+        while len(self._devices) > DEVICES_MAX:
+            self._devices.popitem(last=False)
+        advert = Advert(
+            device.address,
+            data.local_name or device.name,
+            data.rssi,
+            tuple(data.service_uuids),
+            dict(data.manufacturer_data),
+        )
+        for listener in tuple(self._listeners):
+            listener(advert)
+
+    async def _clear_cache(self, address: str) -> None:
+        """BlueZ keeps service tables on disk; after a firmware update they are wrong (BLE-07). Once in 5 minutes."""
+        now = asyncio.get_running_loop().time()
+        if sys.platform != "linux" or not self._backends.native:
+            return
+        if now - self._cache_cleared.get(address, -300.0) < 300.0:
+            return
+        self._cache_cleared[address] = now
+        from bleak_retry_connector import clear_cache  # reads BlueZ: Linux only
+
+        with contextlib.suppress(_ANY):
+            await asyncio.wait_for(clear_cache(address), DISCONNECT_MAX)
+
+
+class _BleakLink:
+    """One bleak client, used for one connection and thrown away."""
+
+    def __init__(
+        self,
+        device: BLEDevice,
+        gatt: Gatt,
+        backends: _Backends,
+        on_notify: Callable[[str, bytes], None],
+        on_closed: Callable[[GlassesFault], None],
+    ) -> None:
+        self._gatt = gatt
+        self._on_notify = on_notify
+        self._on_closed = on_closed
+        self._native = backends.native
+        # The callback comes many times, and late (measured: 13 times in one failing connect): the future counts once.
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open = False
+        self._client = BleakClient(
+            device, disconnected_callback=self._disconnected, timeout=CONNECT_MAX, **backends.client
+        )
+        self._chars: dict[str, BleakGATTCharacteristic] = {}
+        self.payload_max = 20
+
+    async def open(self, pair: bool) -> None:
+        """All steps to a subscribed link, or GlassesError and nothing left behind."""
+        try:
+            async with asyncio.timeout(CONNECT_MAX + 1.0):
+                await self._client.connect()
+            if pair and self._native and sys.platform != "darwin":
+                # macOS bonds by itself when an encrypted attribute is touched, and has no call for it.
+                async with asyncio.timeout(CONNECT_MAX):
+                    await self._client.pair()
+            self._find()
+            self.payload_max = await self._payload()
+            for uuid in self._gatt.notify:
+                async with asyncio.timeout(NOTIFY_MAX):
+                    await self._client.start_notify(self._chars[uuid], self._notifier(uuid))
+            if self._gone.done():
+                raise GlassesError(
+                    GlassesFault.LINK_LOST, "the link was lost while it was made", retryable=True
+                )
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, _ANY):
+                raise fault_of(error) from error
+            raise
+        self._open = True
+
+    def _find(self) -> None:
+        for uuid in {self._gatt.write, *self._gatt.notify}:
+            found = self._client.services.get_characteristic(uuid)
+            if found is None:
+                raise GlassesError(
+                    GlassesFault.INCOMPATIBLE, f"characteristic {uuid} is missing", retryable=False
+                )
+            self._chars[uuid] = found
+
+    async def _payload(self) -> int:
+        char = self._chars[self._gatt.write]
+        deadline = asyncio.get_running_loop().time() + MTU_WAIT
+        while (size := char.max_write_without_response_size) <= 20:
+            if asyncio.get_running_loop().time() >= deadline:
+                break
+            await asyncio.sleep(MTU_POLL)
+        return max(20, min(size, VALUE_MAX))
+
+    def _notifier(self, uuid: str) -> Callable[[BleakGATTCharacteristic, bytearray], None]:
+        def notify(_: BleakGATTCharacteristic, data: bytearray) -> None:
+            if not self._gone.done():
+                self._on_notify(uuid, bytes(data))
+
+        return notify
+
+    def _disconnected(self, _: BleakClient) -> None:
+        self._end(GlassesFault.LINK_LOST)
+
+    def _end(self, fault: GlassesFault) -> None:
+        if self._gone.done():
+            return
+        self._gone.set_result(None)
+        if self._open:
+            self._on_closed(fault)
+
+    async def write(self, data: bytes, *, response: bool, char: str = "") -> None:
+        if self._gone.done():
+            raise GlassesError(GlassesFault.LINK_LOST, "the link is gone", retryable=True)
+        target = self._chars.get(char or self._gatt.write) or self._client.services.get_characteristic(char)
+        if target is None:
+            raise GlassesError(
+                GlassesFault.INCOMPATIBLE, f"characteristic {char} is missing", retryable=False
+            )
+        writing = asyncio.ensure_future(self._client.write_gatt_char(target, data, response=response))
+        try:
+            # A stack that loses the link does not always say so to the write under way: race the two.
+            await asyncio.wait({writing, self._gone}, timeout=WRITE_MAX, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                await writing
+                return
+            if self._gone.done():
+                raise GlassesError(GlassesFault.LINK_LOST, "the link was lost during a write", retryable=True)
+            raise GlassesError(
+                GlassesFault.TIMEOUT, f"a write took longer than {WRITE_MAX:.0f} s", retryable=True
+            )
+        except _ANY as error:
+            raise fault_of(error) from error
+        finally:
+            if not writing.done():
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+
+    async def close(self) -> None:
+        if not self._gone.done():
+            self._gone.set_result(None)  # the owner knows: no report
+        with contextlib.suppress(_ANY):
+            async with asyncio.timeout(DISCONNECT_MAX):
+                await self._client.disconnect()

@@ -67,6 +67,10 @@ const app = new Probe({
   cookieSecret: "interop-cookie-secret",
 });
 
+// A page of the app's own, behind the SDK's webview authentication (SDK 2 has an Express app inside, SDK 3 is a Hono app).
+if (generation === 3) app.get("/who", (c) => c.json({ user: c.get("authUserId") ?? null }));
+else app.getExpressApp().get("/who", (request, reply) => void reply.json({ user: request.authUserId ?? null }));
+
 readline.createInterface({ input: control }).on("line", async (text) => {
   const { id, session, code } = JSON.parse(text);
   try {

@@ -135,7 +135,9 @@ class App:
         listener = socket.create_server((self.host, self.port))
         self.port = listener.getsockname()[1]
         server = _Server(
-            uvicorn.Config(self.asgi(), lifespan="off", log_level="warning", timeout_graceful_shutdown=5)
+            uvicorn.Config(
+                self.asgi(), lifespan="off", ws="none", log_level="warning", timeout_graceful_shutdown=5
+            )
         )
         # Loopback is never behind a proxy, whatever the environment says.
         mounts = {f"all://{name}": None for name in ("127.0.0.1", "localhost", "[::1]")}

@@ -430,6 +430,7 @@ async def _event_stream(room: Room) -> AsyncIterator[bytes]:
         await asyncio.sleep(
             0
         )  # the watch must stand before the state is read, so that no change falls between
+        told = room.version
         yield _event("state", room.state())
         while following is not None:
             done, _ = await asyncio.wait({following}, timeout=KEEP_ALIVE)
@@ -441,8 +442,9 @@ async def _event_stream(room: Room) -> AsyncIterator[bytes]:
             except StopAsyncIteration:
                 return
             if message["kind"] == "resync":
+                told = room.version
                 yield _event("state", room.state())
-            else:
+            elif message["version"] > told:  # older ones are in the state already
                 yield _event("change", message)
             following = asyncio.ensure_future(anext(changes))
     finally:

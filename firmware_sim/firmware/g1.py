@@ -469,8 +469,11 @@ class EvenG1(Firmware):
         if self._mic_on:
             return []  # a repeated switch does not restart the stream
         self._mic_on, self._mic_seq = True, 0
-        self._set_timer("mic", now + AUDIO_PERIOD, self._stream_audio)
+        self._schedule_audio(now + AUDIO_PERIOD)
         return [Microphone(True)]
+
+    def _schedule_audio(self, due: float) -> None:
+        self._set_timer("mic", due, lambda now: self._stream_audio(due, now))
 
     def _microphone_off(self) -> list[Effect]:
         if not self._mic_on:
@@ -479,17 +482,14 @@ class EvenG1(Firmware):
         self._cancel_timer("mic")
         return [Microphone(False)]
 
-    def _stream_audio(self, now: float, due: float | None = None) -> list[Effect]:
-        arm = self.arms[RIGHT]
+    def _stream_audio(self, due: float, now: float) -> list[Effect]:
         frames = self.audio.lc3(AUDIO_FRAME_BYTES, AUDIO_FRAMES)
         packet = bytes([0xF1, self._mic_seq]) + b"".join(frames)
         self._mic_seq = (self._mic_seq + 1) & 0xFF
-        # From the planned time, not from `now`: a late timer must not slow the stream down. A shell that slept for
-        # long skips ahead instead of sending a burst.
-        planned = now if due is None or now - due > 5 * AUDIO_PERIOD else due
-        following = planned + AUDIO_PERIOD
-        self._set_timer("mic", following, lambda then: self._stream_audio(then, following))
-        return self._notify(arm, FROM_GLASSES, packet, now)
+        # Counted from the planned time: a late timer must not slow the stream down. After a long sleep it goes on
+        # from now instead of sending a burst.
+        self._schedule_audio((due if now - due < 5 * AUDIO_PERIOD else now) + AUDIO_PERIOD)
+        return self._notify(self.arms[RIGHT], FROM_GLASSES, packet, now)
 
     @property
     def microphone(self) -> AudioFormat | None:

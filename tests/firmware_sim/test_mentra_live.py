@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from firmware_sim.firmware import k900
 from firmware_sim.firmware import mentra_live as ml
 from firmware_sim.firmware.base import (
     Action,
+    Advertise,
     ArmState,
     AudioFormat,
     Disconnect,
@@ -81,8 +83,7 @@ def test_shutting_down_is_announced_and_the_button_wakes_the_glasses() -> None:
     assert any(isinstance(e, Disconnect) for e in effects)
     host.drop()
     assert host.live.arms["main"].state is ArmState.DARK
-    host.take(host.live.user(UserInput(Action.PRESS), host.now))
-    assert host.live.arms["main"].state is ArmState.ADVERTISING
+    assert Advertise("main", True) in host.live.user(UserInput(Action.PRESS), host.now)
     host.wait(ml.BOOT_TIME)
     assert host.live.soc is Soc.READY
 
@@ -101,9 +102,7 @@ def test_a_repeated_message_is_acknowledged_again_but_done_once() -> None:
     host = LiveHost()
     join = {"type": "start_video_recording", "requestId": "v", "mId": 77}
     assert kinds(host.android(join)) == ["msg_ack", "video_recording_status"]
-    assert host.android(join) == [
-        {"type": "msg_ack", "mId": 77, "timestamp": host.live._clock(host.now) - 70}
-    ]
+    assert kinds(host.android(join)) == ["msg_ack"]
 
 
 def test_the_oldest_firmware_acknowledges_nothing() -> None:
@@ -288,7 +287,7 @@ def test_the_file_packets_come_after_their_announcement_and_paced() -> None:
     first = next(i for i, (u, _) in enumerate(host.sent) if u == ml.FILES)
     assert max(i for i in announced if i < first + 2) < first
     times = [e.t for e in host.live.log if e.direction == "out" and e.data[:3] == b"##1"]
-    assert all(0.019 <= b - a <= 0.031 for a, b in zip(times, times[1:], strict=False))
+    assert all(0.019 <= b - a <= 0.031 for a, b in pairwise(times))
 
 
 @pytest.mark.failure("MED-03")
@@ -567,8 +566,34 @@ values = st.recursive(
     max_leaves=6,
 )
 keys = st.sampled_from(
-    "timestamp mId requestId bleImgId transferMethod size mtu mode streamId ackId enabled enable ssid password"
-    " fileName missingPackets success state index t id c n d coreToken save".split()
+    [
+        "timestamp",
+        "mId",
+        "requestId",
+        "bleImgId",
+        "transferMethod",
+        "size",
+        "mtu",
+        "mode",
+        "streamId",
+        "ackId",
+        "enabled",
+        "enable",
+        "ssid",
+        "password",
+        "fileName",
+        "missingPackets",
+        "success",
+        "state",
+        "index",
+        "t",
+        "id",
+        "c",
+        "n",
+        "d",
+        "coreToken",
+        "save",
+    ]
 )
 fields = st.builds(
     lambda kind, rest: {"type": kind, **rest},

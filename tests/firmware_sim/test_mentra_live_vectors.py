@@ -91,7 +91,7 @@ def test_the_first_chunk_is_kept_and_the_second_runs_the_whole() -> None:
     host = LiveHost(networks={})
     host.write(TO_GLASSES, vector("command", "chunk_0_of_2"), 0.1)
     (first,) = [v for v in FILES["command"]["vectors"] if v["name"] == "chunk_0_of_2"]
-    rest = '"transferMethod":"direct"}'
+    rest = ',"transferMethod":"direct"}'
     last = {**first["fields"]["inner"], "c": 1, "d": rest, "mId": 42}
     assert [m["type"] for m in host.android(last)] == ["msg_ack", "photo_response"]
 

@@ -90,10 +90,12 @@ class GlassesTiming:
     turn: float = 3.0
     #: The second arm gets the first arm's text while it is at most this old, then both get the newest.
     fresh: float = 0.5
-    retry: float = 0.2  # first pause after an unanswered display; doubles up to retry_max
-    retry_max: float = 2.0
-    #: Unanswered in a row before the link itself is rebuilt, as MentraOS' newest client does.
-    unanswered_max: int = 5
+    retry: float = 0.1  # first pause after an unanswered display; doubles up to retry_max
+    retry_max: float = (
+        0.5  # short: after a stall of the glasses the newest text should be there within a second
+    )
+    #: Unanswered in a row, with heartbeats answered meanwhile, before the link itself is rebuilt (about 30 s).
+    unanswered_max: int = 20
     refused_max: int = 3  # the firmware's no is accepted as final after this many
     #: Failure catalogue MIC-04: sound within 2 s of "on", none later than 2 s after "off".
     mic_effect: float = 2.0
@@ -814,7 +816,8 @@ class Glasses:
     def _mic_acknowledged(self, now: float) -> list[GlassesEffect]:
         """The glasses took the command; sound, or silence, has to follow."""
         slot = self._slots[Microphone]
-        self._mic_check = now + self.timing.mic_effect
+        tired = self._mic_tries >= self.timing.mic_tries
+        self._mic_check = now + (self.timing.mic_rest if tired else self.timing.mic_effect)
         if isinstance(slot.going, Microphone) and slot.going.on:
             self._audio_next = None  # the firmware counts from zero again
             if self.mic is not MicState.ON:

@@ -12,13 +12,21 @@ from __future__ import annotations
 
 import functools
 import io
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from firmware_sim.firmware.base import DisplaySpec, PictureItem, Screen, TextItem
 
-FONT_SIZE = 21
-"""Pixels; the size in which the vendor's own demo measures text."""
+FONT = Path(__file__).with_name("lens.ttf")
+"""A subset of DejaVu Sans Condensed, whose letters nearly have the widths of the table below. Bundled, so that
+every machine draws the same pixels."""
+
+FONT_SIZE = 18
+"""Pixels: the largest size whose widest letters stay in their cells."""
+
+CELL_HEIGHT = 27
+"""Room for accents above and tails below; the line height of the lens."""
 
 WIDE_ADVANCE = 21
 """Glyphs without a known width (CJK): sources assume 18 to 21 px."""
@@ -37,9 +45,13 @@ _WIDTHS: dict[int, str] = {
 _ADVANCE = {character: 2 * (width + 1) for width, characters in _WIDTHS.items() for character in characters}
 
 
+@functools.lru_cache(maxsize=4096)
 def advance(character: str) -> int:
-    """Pixels from one character to the next."""
-    return _ADVANCE.get(character, WIDE_ADVANCE if ord(character) > 0x2E7F else 2)
+    """Pixels from one character to the next. What the table does not know is as wide as in our font."""
+    known = _ADVANCE.get(character)
+    if known is not None:
+        return known
+    return WIDE_ADVANCE if ord(character) > 0x2E7F else max(2, round(_font().getlength(character)))
 
 
 def text_width(text: str) -> int:
@@ -47,22 +59,22 @@ def text_width(text: str) -> int:
 
 
 @functools.cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(FONT_SIZE)  # Pillow's own, so that every machine draws the same pixels
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(FONT), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
 
 @functools.lru_cache(maxsize=1024)
 def _glyph(character: str) -> Image.Image:
     """One character in its cell, 1-bit, as wide as its advance."""
-    width, height = advance(character), FONT_SIZE + 6
+    width, height = advance(character), CELL_HEIGHT
     cell = Image.new("1", (width, height))
     draw = ImageDraw.Draw(cell)
     draw.fontmode = "1"
-    if ord(character) > 0x2E7F:  # the built-in font has no such glyph: a box says that there is one
-        draw.rectangle((1, 3, width - 3, height - 4), outline=1)
+    if ord(character) > 0x2E7F:  # the font has no such glyph: a box says that there is one
+        draw.rectangle((1, 4, width - 3, height - 6), outline=1)
         return cell
     left, _, right, _ = draw.textbbox((0, 0), character, font=_font())
-    draw.text(((width - (right - left)) / 2 - left, 0), character, fill=1, font=_font())
+    draw.text((round((width - (right - left)) / 2 - left), 2), character, fill=1, font=_font())
     return cell
 
 

@@ -264,6 +264,10 @@ class AppLifecycle:
                     self._failing_since = None
                 return self._launch(AppReason.USER if by_user else AppReason.RESTORED, now, by_user=by_user)
 
+    def adopt(self) -> None:
+        """The wearer wanted the app before our own restart; its socket is about to be identified."""
+        self.wanted = True
+
     def stop(
         self,
         reason: StopReason,

@@ -1,0 +1,260 @@
+"""What a session asks its shell to do.
+
+Rules: frozen and complete: a shell needs nothing else to perform them, and none of them blocks. Payloads are the bytes
+of one JSON text; the same object may go to many connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from cloud.core.app_lifecycle import AppReason, AppState, Stage
+from wire.messages.base import Delivery, Message
+
+
+@dataclass(frozen=True, slots=True)
+class SendToGlasses:
+    connection_id: int
+    payload: bytes = field(repr=False)
+    delivery: Delivery
+    key: str | None = None  # what a `latest` frame is the newest of
+
+
+@dataclass(frozen=True, slots=True)
+class CloseGlasses:
+    connection_id: int
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendToApps:
+    """One frame for all these connections. `about`: type or stream, for the trace."""
+
+    connection_ids: tuple[int, ...]
+    payload: bytes = field(repr=False)
+    delivery: Delivery
+    key: str | None
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendAudio:
+    """PCM16 little-endian, mono, 16 kHz."""
+
+    connection_ids: tuple[int, ...]
+    pcm: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PingApp:
+    """A protocol ping whose pong comes back as `app_pong`."""
+
+    connection_id: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseApp:
+    connection_id: int
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadUser:
+    """Read what is stored about the user; the result comes back as `user_loaded`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadApp:
+    """Read the user's settings of an app; the result comes back as `app_loaded`."""
+
+    package: str
+    cycle: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostSessionRequest:
+    """The start webhook; the outcome comes back as `webhook_answered`."""
+
+    package: str
+    cycle: int
+    base_url: str
+    body: Mapping[str, Any]
+    timeout: float
+    by_user: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CancelSessionRequest:
+    package: str
+    cycle: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostStopRequest:
+    """The stop webhook; the outcome comes back as `stop_answered`."""
+
+    package: str
+    cycle: int
+    base_url: str
+    body: Mapping[str, Any]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class PostPhotoFailure:
+    """Multipart to the app's photo route (wire spec 4.6)."""
+
+    package: str
+    url: str
+    request_id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveWanted:
+    package: str
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSettings:
+    """Changed system settings."""
+
+    changes: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SaveLocation:
+    lat: float = field(repr=False)
+    lng: float = field(repr=False)
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StartSettled:
+    """A start that somebody may wait for has ended."""
+
+    package: str
+    ok: bool
+    stage: Stage | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopSettled:
+    package: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointVerdict:
+    """An app server has, or has not, brought a session to life."""
+
+    base_url: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """The app of this user is connected or not, for messages between users."""
+
+    package: str
+    session_id: str
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ToOtherUsers:
+    """A message between users of one app, for the process-wide rooms."""
+
+    package: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechNeeds:
+    """(source language, target language or None) pairs to recognise from now on."""
+
+    languages: frozenset[tuple[str, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioStreamOpened:
+    """SDK 3: the app will send audio for the phone to fetch."""
+
+    package: str
+    connection_id: int
+    stream_id: str
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioStreamEnded:
+    package: str
+    stream_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppMoved:
+    """For metrics, logs and consoles."""
+
+    package: str
+    before: AppState
+    after: AppState
+    reason: AppReason
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the trace: names and sizes, never contents."""
+
+    kind: str
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Unregister:
+    """From now on this user has no session; a new connection makes a new one."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Nothing is left to do."""
+
+
+Effect: TypeAlias = (
+    SendToGlasses
+    | CloseGlasses
+    | SendToApps
+    | SendAudio
+    | PingApp
+    | CloseApp
+    | LoadUser
+    | LoadApp
+    | PostSessionRequest
+    | CancelSessionRequest
+    | PostStopRequest
+    | PostPhotoFailure
+    | SaveWanted
+    | SaveSettings
+    | SaveLocation
+    | StartSettled
+    | StopSettled
+    | EndpointVerdict
+    | Presence
+    | ToOtherUsers
+    | SpeechNeeds
+    | AudioStreamOpened
+    | AudioStreamEnded
+    | AppMoved
+    | Record
+    | Unregister
+    | Finished
+)

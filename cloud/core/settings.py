@@ -1,0 +1,78 @@
+"""System settings of a wearer and settings of an app, in the forms that apps read.
+
+Rules: pure data. An app's settings are always a list (an object silently breaks the SDK); system settings are always
+the whole map. Sources: wire spec 2.6, 3.3, 3.8, 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+#: What apps see before the wearer has chosen anything (wire spec 2.6, the newer default of the head-up angle).
+SYSTEM_DEFAULTS: Final[Mapping[str, Any]] = {
+    "useOnboardMic": False,
+    "contextualDashboard": True,
+    "headUpAngle": 45,
+    "brightness": 50,
+    "autoBrightness": False,
+    "sensingEnabled": True,
+    "alwaysOnStatusBar": False,
+    "bypassVad": False,
+    "bypassAudioEncoding": False,
+    "metricSystemEnabled": False,
+}
+
+#: (setting, section of the 2025 phones' status, member) (wire spec 2.6).
+_FROM_STATUS: Final = (
+    ("useOnboardMic", "core_info", "force_core_onboard_mic"),
+    ("contextualDashboard", "core_info", "contextual_dashboard_enabled"),
+    ("metricSystemEnabled", "core_info", "metric_system_enabled"),
+    ("sensingEnabled", "core_info", "sensing_enabled"),
+    ("alwaysOnStatusBar", "core_info", "always_on_status_bar_enabled"),
+    ("bypassVad", "core_info", "bypass_vad_for_debugging"),
+    ("bypassAudioEncoding", "core_info", "bypass_audio_encoding_for_debugging"),
+    ("headUpAngle", "connected_glasses", "head_up_angle"),
+    ("brightness", "glasses_settings", "brightness"),
+    ("autoBrightness", "glasses_settings", "auto_brightness"),
+    ("dashboard_height", "glasses_settings", "dashboard_height"),
+    ("dashboard_depth", "glasses_settings", "dashboard_depth"),
+)
+
+#: Members of a phone's glasses report that apps may see (wire spec 3.8).
+DEVICE_KEYS: Final = frozenset(
+    {"connected", "modelName", "wifiConnected", "wifiSsid", "wifiLocalIp", "batteryLevel", "charging",
+     "caseBatteryLevel", "caseCharging", "caseOpen", "caseRemoved", "hotspotEnabled", "hotspotSsid"}
+)  # fmt: skip
+
+
+def settings_from_status(status: Mapping[str, Any]) -> dict[str, Any]:
+    """System settings out of a `core_status_update`; empty if it lacks its two main sections."""
+    inner = status.get("status")
+    if not isinstance(inner, Mapping):
+        return {}
+    if not isinstance(inner.get("core_info"), Mapping) or not isinstance(
+        inner.get("connected_glasses"), Mapping
+    ):
+        return {}
+    found: dict[str, Any] = {}
+    for name, section, member in _FROM_STATUS:
+        part = inner.get(section)
+        value = part.get(member) if isinstance(part, Mapping) else None
+        if isinstance(value, (bool, int, float, str)):
+            found[name] = value
+    return found
+
+
+def app_settings(schema: Iterable[Mapping[str, Any]], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The list that an app receives: every keyed entry of the schema with its stored value or its default."""
+    found: list[dict[str, Any]] = []
+    known: set[str] = set()
+    for entry in schema:
+        key = entry.get("key")
+        if entry.get("type") in ("group", "titleValue") or not isinstance(key, str) or not key:
+            continue
+        known.add(key)
+        found.append({**entry, "value": values.get(key, entry.get("defaultValue"))})
+    found += [{"key": key, "value": value} for key, value in values.items() if key not in known]
+    return found

@@ -77,6 +77,7 @@ class Face:
     heard_at: float = -math.inf  # monotonic, of the last chunk
     shown: str = ""  # the text last sent
     shown_at: float = -math.inf
+    #: Seconds and loudness of each chunk heard, in order.
     levels: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=LEVELS_MAX))
 
     def text(self, clock: datetime, now: float) -> str:
@@ -128,7 +129,7 @@ class Face:
         now = time.monotonic()
         self.level = loudness(chunk.pcm)
         self.heard_at = now
-        self.levels.append((now, self.level))
+        self.levels.append((chunk.duration, self.level))
         await self.show(at_most_every=METER_INTERVAL)
 
     async def said(self, words: Transcription) -> None:

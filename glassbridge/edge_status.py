@@ -1,0 +1,116 @@
+"""What the edge daemon says about itself, drawn for people.
+
+Rules: asks over the daemon's own local socket; draws the way from the arms to the cloud, with the reason beside
+whatever is not well. `draw` is pure.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from glassbridge.output import CommandError, Exit
+
+#: The daemon answers from memory. Seconds.
+TIMEOUT = 5.0
+ANSWER_BYTES_MAX = 1 << 20
+
+_WELL = {"ready", "online"}
+
+
+def ask(path: Path) -> dict[str, Any]:
+    """The daemon's status. Raises CommandError (69) when none answers."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect(str(path))
+            connection.sendall(b'{"cmd": "status"}\n')
+            answer = b""
+            while not answer.endswith(b"\n"):
+                part = connection.recv(65536)
+                answer += part
+                if not part or len(answer) > ANSWER_BYTES_MAX:
+                    raise OSError("the answer was cut short")
+    except OSError as error:
+        raise CommandError(
+            "no edge daemon answers on this machine",
+            f"{path}: {error.strerror or error}",
+            "glassbridge edge run   (or name its state with --data-dir)",
+            Exit.UNREACHABLE,
+        ) from None
+    status: dict[str, Any] = json.loads(answer)["status"]
+    return status
+
+
+def draw(status: dict[str, Any]) -> str:
+    """The status as lines of text."""
+    lines = []
+    fault = status["radio"]["fault"]
+    if fault:
+        lines.append(f"radio: {fault} - run `glassbridge doctor`")
+    for wearer in status["wearers"]:
+        lines += _wearer(wearer, simulated=status["simulated"])
+    return "\n".join(lines)
+
+
+def _wearer(wearer: dict[str, Any], *, simulated: bool) -> list[str]:
+    glasses, cloud = wearer["glasses"], wearer["cloud"]
+    badge = "   SIMULATED" if simulated else ""
+    lines = [f"{wearer['user'] or 'wearer'} · {glasses['model']} · {glasses['state']}{badge}"]
+    arms = [_arm(name, arm) for name, arm in glasses["arms"].items()]
+    width = max(map(len, arms), default=0)
+    way = _cloud(cloud)
+    match len(arms):
+        case 1:
+            lines.append(f"  {arms[0]} ──── edge ──── {way}")
+        case 2:
+            lines.append(f"  {arms[0]:{width}} ─┐")
+            lines.append(f"  {'':{width}}  ├── edge ──── {way}")
+            lines.append(f"  {arms[1]:{width}} ─┘")
+        case _:
+            lines += [f"  {arm}" for arm in arms] + [f"  edge ──── {way}"]
+    lines.append(f"  audio: {_audio(wearer['audio'])}   {_display(wearer['display'])}")
+    return lines
+
+
+def _arm(name: str, arm: dict[str, Any]) -> str:
+    well = arm["state"] in _WELL
+    parts = [f"{name:5} {'●' if well else '○'} {arm['state']}"]
+    if not well and arm["reason"]:
+        parts.append(f"({arm['reason']})")
+    if arm["battery"] is not None:
+        parts.append(f"battery {arm['battery']} %")
+    if arm["rssi"] is not None:
+        parts.append(f"{arm['rssi']} dBm")
+    return "  ".join(parts)
+
+
+def _cloud(cloud: dict[str, Any]) -> str:
+    well = cloud["state"] in _WELL
+    words = f"{'●' if well else '○'} cloud {cloud['state']}"
+    if cloud["reason"] and not well:
+        words += f" ({cloud['reason']})"
+    if well and cloud["rtt_ms"] is not None:
+        words += f", {cloud['rtt_ms']:.0f} ms there and back"
+    return f"{words}, for {_time(cloud['for_s'])}"
+
+
+def _audio(audio: dict[str, Any]) -> str:
+    if not audio["asked_by_cloud"]:
+        return "off (no app asked)"
+    return f"{audio['microphone']} (asked for by the cloud)"
+
+
+def _display(display: dict[str, Any]) -> str:
+    last = display["last_shown_s"]
+    return "nothing shown yet" if last is None else f"last line shown {_time(last)} ago"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"

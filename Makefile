@@ -1,0 +1,53 @@
+# One target for each thing a person or a machine wants from a checkout; `make` lists them.
+# `make setup` is part of every target and takes no time when nothing has changed.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+ONCE ?=
+ARGS ?=
+
+.PHONY: help setup demo test lint types interop interop-setup failures browser latency docs
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## Python environment with everything pinned (only Python 3.11+ is needed)
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing pinned packages"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: setup ## simulated glasses, edge, cloud and the lens page; ONCE=1 plays examples/demo.toml and exits
+	@$(BIN)/glassbridge dev $(if $(ONCE),--once examples/demo.toml) $(ARGS)
+
+test: setup ## every test; the last lines count them by level and say what was skipped for want of a tool
+	@$(BIN)/pytest -q $(ARGS)
+
+lint: setup ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup ## mypy --strict over all packages
+	@$(BIN)/mypy
+
+interop: interop-setup ## unmodified @mentra/sdk apps against our cloud (needs Node 20)
+	@$(BIN)/pytest -q tests/interop $(ARGS)
+
+interop-setup: setup
+	@test -d tests/interop/node_modules || (cd tests/interop && npm ci --silent --no-audit --no-fund)
+
+failures: setup ## which entries of the failure catalogue a test holds
+	@$(BIN)/python -m tests.support.failures_report $(ARGS)
+
+browser: setup ## the pages in Chromium; writes docs/img/
+	@$(BIN)/pytest -q tests/browser $(ARGS)
+
+latency: setup ## edge to app and app to lens over 200 events of the demo set-up
+	@$(BIN)/python -m glassbridge.latency $(ARGS)
+
+docs: setup ## docs/protocol.md and docs/states.md from the code
+	@$(BIN)/python docs/generate.py && echo "docs generated"

@@ -292,7 +292,9 @@ class BumbleScanner(BaseBleakScanner):
         scanning_mode: str = "active",
         **_kwargs: Any,
     ) -> None:
-        super().__init__(detection_callback, service_uuids)
+        super().__init__(
+            detection_callback, [normalize_uuid_str(u) for u in service_uuids] if service_uuids else None
+        )
 
     async def start(self) -> None:
         self.seen_devices = {}

@@ -1,0 +1,95 @@
+"""The simulator process: identities from the seed, the ready line, orderly ends, named errors."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from firmware_sim.hci_port import SimError
+from firmware_sim.room import Room
+from tests.support.simulator import simulator_process
+
+
+async def names(seed: int, count: int) -> list[tuple[str, str]]:
+    room = Room(["g1"], count=count, hci_ports=[], seed=seed)
+    return [
+        (arm.spec.name, arm.spec.address)
+        for resident in room.residents.values()
+        for arm in resident.glasses.firmware.arms.values()
+    ]
+
+
+@pytest.mark.failure("BLE-15")
+async def test_devices_of_one_seed_are_distinct_and_the_same_each_time() -> None:
+    first = await names(5, 40)
+    assert first == await names(5, 40)
+    assert first != await names(6, 40)
+    assert len({address for _, address in first}) == 80
+    assert len({name.split("_")[1] for name, _ in first}) == 40
+    for name, address in first:
+        assert re.fullmatch(r"Even G1_\d{1,3}_[LR]_[0-9A-F]{6}", name)
+        assert name.endswith(address.replace(":", "")[-6:])
+        assert int(address[:2], 16) >= 0xC0
+
+
+@pytest.mark.parametrize(
+    ("models", "count", "word"),
+    [(["g9"], 1, "g9"), ([], 1, "none"), (["g1"], 0, "0 devices"), (["g1"], 500, "500")],
+)
+async def test_a_room_that_cannot_be_says_why(models: list[str], count: int, word: str) -> None:
+    with pytest.raises(SimError, match=word):
+        Room(models, count=count, hci_ports=[])
+
+
+async def test_a_failed_opening_leaves_nothing_open(tmp_path: Path) -> None:
+    good = f"unix-server:{tmp_path}/a.sock"
+    with pytest.raises(SimError, match="nowhere"):
+        async with Room(["g1"], hci_ports=[good, f"unix-server:{tmp_path}/nowhere/b.sock"]):
+            pass
+    assert not (tmp_path / "a.sock").exists()
+    with pytest.raises(SimError, match="btsnoop"):
+        async with Room(["g1"], hci_ports=[good], btsnoop=tmp_path / "nowhere" / "x"):
+            pass
+    with pytest.raises(SimError, match="usb:0"):
+        async with Room(["g1"], hci_ports=["usb:0"]):
+            pass
+
+
+async def test_a_tcp_port_of_0_is_told_as_it_is() -> None:
+    async with Room(["g1"], hci_ports=["tcp-server:127.0.0.1:0"]) as room:
+        assert re.fullmatch(r"tcp-client:127\.0\.0\.1:[1-9]\d+", room.hci[0])
+
+
+async def test_the_process_prints_one_ready_line_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
+    snoop = tmp_path / "log.btsnoop"
+    async with simulator_process(tmp_path, "--count", "2", "--btsnoop", str(snoop), ports=2) as simulator:
+        ready = simulator.ready
+        assert ready["event"] == "ready"
+        assert len(ready["hci"]) == 2
+        assert [device["id"] for device in ready["devices"]] == ["g1-1", "g1-2"]
+        async with httpx.AsyncClient() as http:
+            state = (await http.get(f"{simulator.url}/api/sim/state")).json()
+            # An open event stream must not hold the end up.
+            async with http.stream("GET", f"{simulator.url}/api/sim/events") as response:
+                await anext(response.aiter_lines())
+                simulator.process.send_signal(signal.SIGTERM)
+                assert await asyncio.wait_for(simulator.process.wait(), 10) == 0
+        assert state["devices"][0]["arms"]["left"]["name"] == ready["devices"][0]["arms"]["left"]["name"]
+    assert snoop.read_bytes().startswith(b"btsnoop\0")
+    assert not (tmp_path / "hci0.sock").exists()
+
+
+async def test_bad_arguments_exit_78_with_one_sentence() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "firmware_sim", "--model", "g9", stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 78
+    assert errors.decode().count("\n") == 1
+    assert "g9" in errors.decode()

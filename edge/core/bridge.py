@@ -178,8 +178,11 @@ class Bridge:
         """The cloud acknowledged the session: announce everything (failure catalogue EDG-01)."""
         self.online = True
         self._offline_since = None
-        self._mic_cut = False
         effects = self.announce(now)
+        if self._mic_cut:
+            self._mic_cut = False
+            if self.mic_asked_by_cloud:  # said on this connection, ahead of the acknowledgement
+                effects += self._drive(self.glasses.want(profile.Microphone(True), now), now)
         if self._notice_shown:
             self._notice_shown = False
             effects += self._show(now)
@@ -211,8 +214,8 @@ class Bridge:
                 return self._display(message, now)
             case MicrophoneStateChange(is_microphone_enabled=on):
                 self.mic_asked_by_cloud = on
-                if self._mic_cut and not self.online:
-                    return []
+                if self._mic_cut:
+                    return []  # the acknowledgement decides
                 if on == self.glasses.mic_wanted:
                     return []
                 return self._drive(self.glasses.want(profile.Microphone(on), now), now)
@@ -330,6 +333,7 @@ class Bridge:
             effects += self._show(now)
         if self.glasses.mic_wanted and now >= self._offline_since + self.timing.mic_off:
             self._mic_cut = True
+            self.mic_asked_by_cloud = False  # whoever asked may be long gone
             effects += self._drive(self.glasses.want(profile.Microphone(False), now), now)
         main = self._views.get("main")
         if main is not None and main.expires is not None and now >= main.expires:
@@ -382,9 +386,8 @@ class Bridge:
         if isinstance(view.layout, BitmapAnimation):
             self._frame = 0
             self._frame_at = now + self._interval(view.layout)
-        if view.display_id is not None:
-            # The screen's next version belongs to this view; said first, for the answer may come at once.
-            self._waiting[self.glasses.display_version + 1] = view
+        # The screen's next version belongs to this view; said first, for the answer may come at once.
+        self._waiting[self.glasses.display_version + 1] = view
         effects: list[BridgeEffect] = []
         while len(self._waiting) > self.timing.waiting_max:
             _, oldest = self._waiting.popitem(last=False)

@@ -403,8 +403,17 @@ class Glasses:
         sighting = self.profile.recognise(advert)
         if sighting is None or sighting.arm not in self.arms or not self._running:
             return []
+        effects: list[GlassesEffect] = []
         if self.target.addresses:
-            if self.target.addresses.get(sighting.arm) == advert.address:
+            known = self.target.addresses.get(sighting.arm)
+            if known is None and sighting.pair == self.target.pair:
+                # The other arm of a pair of which one arm was paired alone.
+                known = advert.address
+                self.target = Target(self.target.pair, {**self.target.addresses, sighting.arm: known})
+                effects.append(Remember(self.profile.key, sighting.pair, self.target.addresses))
+            if known == advert.address:
+                if self.target.pair is None:
+                    self.target = Target(sighting.pair, self.target.addresses)
                 self._first_seen.setdefault(sighting.arm, now)
                 self.arms[sighting.arm].sighted(advert.address, advert.rssi, now)
         elif self.target.pair in (None, sighting.pair) and self._candidates() < 64:
@@ -412,7 +421,7 @@ class Glasses:
             self._seen.setdefault(sighting.pair, {}).setdefault(sighting.arm, {}).setdefault(
                 advert.address, now
             )
-        return self._settle(now)
+        return effects + self._settle(now)
 
     def link_up(self, arm: Arm, conn_id: int, payload_max: int, now: float) -> list[GlassesEffect]:
         return self._from_arm(self.arms[arm].link_up(conn_id, payload_max, now), now) + self._settle(now)

@@ -43,8 +43,8 @@ class UplinkTiming:
 
     #: The shell limits an attempt to 10 s; its report is lost after 15.
     dial: float = 15.0
-    #: The cloud acknowledges at once; an overloaded one gets the time that its own handshake limit allows.
-    greet: float = 10.0
+    #: The cloud acknowledges at open, before it does anything else; a slow mobile network gets this long for it.
+    greet: float = 5.0
     #: A dead link is noticed within 10 s (failure catalogue LIV-02): two questions, then the end at 9.
     quiet: float = 3.0
     dead: float = 9.0

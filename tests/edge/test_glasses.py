@@ -92,13 +92,17 @@ def test_unseen_glasses_are_told_with_a_reason_and_looked_for_on_and_on() -> Non
     assert world.node.glasses.state.value == "ready"
 
 
-def test_one_arm_alone_is_used_after_half_a_minute() -> None:
+def test_one_arm_alone_is_used_after_half_a_minute_and_joined_by_the_other() -> None:
     world = World()
     world.arms[R].advertising = False
     world.start().run(20)
-    assert world.node.glasses.state.value == "absent"
+    assert world.node.status(world.now)["glasses"]["state"] == "absent"
     world.run(15)
-    assert world.node.glasses.state.value == "partial"
+    assert world.node.status(world.now)["glasses"]["state"] == "partial"
+    world.arms[R].advertising = True
+    world.run(5)
+    assert world.node.status(world.now)["glasses"]["state"] == "ready"
+    assert world.remembered[-1].addresses == {L: "AA:L", R: "AA:R"}
 
 
 # ------------------------------------------------------------------------------------------------------- display

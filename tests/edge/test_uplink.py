@@ -225,7 +225,7 @@ def test_a_dial_or_greeting_without_an_answer_ends() -> None:
     assert kinds(u.handle_deadline(15.0)) == [Hangup, Offline]
     u.retry_now(15.0)
     u.opened(u.conn_id, 15.0)
-    assert kinds(u.handle_deadline(25.0)) == [Hangup, Offline]
+    assert kinds(u.handle_deadline(20.0)) == [Hangup, Offline]
 
 
 @pytest.mark.failure("CON-01")

@@ -266,7 +266,9 @@ class EdgeConfig(BaseSettings):
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "configuration"
             raise ConfigError(
-                f"{where} cannot be used", first["msg"], "See: glassbridge edge run --help"
+                f"{where} cannot be used",
+                first["msg"].removeprefix("Value error, "),
+                "See: glassbridge edge run --help",
             ) from None
         finally:
             _TomlSource.values.reset(reset)

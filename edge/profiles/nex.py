@@ -74,7 +74,15 @@ TO_MIC, TO_TEXT, TO_IMAGE, TO_BRIGHTNESS, TO_AUTO_BRIGHTNESS = 20, 30, 31, 37, 3
 TO_DISTANCE, TO_HEIGHT, TO_CLEAR, TO_IMU_STREAM, TO_VERSION = 44, 45, 46, 57, 70
 # GlassesToPhone
 FROM_BATTERY, FROM_CHARGING, FROM_INFO, FROM_HEAD_POSITION, FROM_ANGLE_SET, FROM_PING = 10, 11, 12, 13, 14, 15
-FROM_VAD, FROM_IMAGE, FROM_IMU, FROM_BUTTON, FROM_GESTURE, FROM_DASHBOARD, FROM_VERSION = 20, 30, 40, 41, 42, 43, 70
+FROM_VAD, FROM_IMAGE, FROM_IMU, FROM_BUTTON, FROM_GESTURE, FROM_DASHBOARD, FROM_VERSION = (
+    20,
+    30,
+    40,
+    41,
+    42,
+    43,
+    70,
+)
 
 HEADER = 10  # the newest app keeps ten bytes of the ATT payload free for its headers
 FRAGMENTS_MAX = 255
@@ -150,7 +158,9 @@ class NexDriver(Driver):
         )
 
     def heartbeat(self, arm: Arm) -> Command:
-        return self._command("heartbeat", {1: "beat", TO_BATTERY: b""}, reply=("battery",), lane=Lane.HEARTBEAT, tries=1)
+        return self._command(
+            "heartbeat", {1: "beat", TO_BATTERY: b""}, reply=("battery",), lane=Lane.HEARTBEAT, tries=1
+        )
 
     def commands(self, arm: Arm, action: Action) -> Sequence[Command]:
         match action:
@@ -201,7 +211,9 @@ class NexDriver(Driver):
         tries: int = 3,
     ) -> Command:
         body = proto.message(message)
-        return Command(name, lambda payload_max: self._packets(body, payload_max, reply, 1.0), lane=lane, tries=tries)
+        return Command(
+            name, lambda payload_max: self._packets(body, payload_max, reply, 1.0), lane=lane, tries=tries
+        )
 
     def _packets(
         self, body: bytes, payload_max: int, reply: tuple[Any, ...] | None, timeout: float
@@ -213,7 +225,9 @@ class NexDriver(Driver):
         size = max(1, payload_max - HEADER)
         parts = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
         if len(parts) > FRAGMENTS_MAX:
-            raise Unsupported(f"a message of {len(body)} bytes does not fit into {FRAGMENTS_MAX} fragments of {size}")
+            raise Unsupported(
+                f"a message of {len(body)} bytes does not fit into {FRAGMENTS_MAX} fragments of {size}"
+            )
         self._seq = self._seq % 255 + 1
         return [
             Packet(
@@ -247,7 +261,10 @@ class NexDriver(Driver):
             self._images = {stream: _Image(chunks)}  # a newer picture replaces the one under way
             wish = proto.message({1: stream, 4: WIDTH, 5: HEIGHT, 6: "bmp", 7: len(chunks)})
             head = proto.message({TO_IMAGE: wish})
-            return (*self._packets(head, payload_max, None, 1.0), *_chunk_packets(stream, chunks, range(len(chunks))))
+            return (
+                *self._packets(head, payload_max, None, 1.0),
+                *_chunk_packets(stream, chunks, range(len(chunks))),
+            )
 
         return Command("picture", encode, lane=Lane.BULK, tries=1)
 
@@ -273,7 +290,10 @@ class NexDriver(Driver):
         self._audio = (self._audio + 1) % 256
         count = (len(data) - 2) // AUDIO_FRAME
         return [
-            AudioPacket(self._audio, tuple(data[2 + i * AUDIO_FRAME : 2 + (i + 1) * AUDIO_FRAME] for i in range(count)))
+            AudioPacket(
+                self._audio,
+                tuple(data[2 + i * AUDIO_FRAME : 2 + (i + 1) * AUDIO_FRAME] for i in range(count)),
+            )
         ]
 
     def _proto(self, data: bytes, now: float) -> list[Event]:
@@ -363,7 +383,10 @@ class NexDriver(Driver):
             return [Reply(("image", stream))]
         if image.rounds >= IMAGE_ROUNDS or not missing:
             del self._images[stream]
-            return [Reply(("image", stream), ok=False), Warn(f"the glasses refused a picture: {len(missing)} chunks missing")]
+            return [
+                Reply(("image", stream), ok=False),
+                Warn(f"the glasses refused a picture: {len(missing)} chunks missing"),
+            ]
         image.rounds += 1
         packets = _chunk_packets(stream, image.chunks, missing)
         # The command that showed the picture still waits for the final answer, so these packets wait for none.
@@ -414,7 +437,10 @@ def _json(data: bytes) -> list[Event]:
             level = value.get("level")
             if isinstance(level, bool) or not isinstance(level, int):
                 return []
-            return [Battery(max(0, min(100, level)), charging=bool(value.get("charging"))), Reply(("battery",))]
+            return [
+                Battery(max(0, min(100, level)), charging=bool(value.get("charging"))),
+                Reply(("battery",)),
+            ]
         case "charging_state":
             return [Charging(on=value.get("state") == "charging")]
         case "device_info":
@@ -499,4 +525,3 @@ class Nex(Profile):
 
     def driver(self) -> NexDriver:
         return NexDriver()
-

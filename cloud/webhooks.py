@@ -32,6 +32,8 @@ REPLY_MAX: Final = 64 * 1024
 PER_HOST_MAX: Final = 16
 #: Addresses tried of one name; more only delays the verdict.
 ADDRESSES_MAX: Final = 3
+#: A name that takes longer to resolve is as good as unknown to the operator who registers it, seconds.
+REFUSAL_TIMEOUT: Final = 5.0
 #: A signature is accepted this long, seconds either way (failure catalogue SEC-13).
 SIGNATURE_WINDOW: Final = 300.0
 
@@ -218,6 +220,17 @@ class WebhookClient:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def refusal(self, url: str) -> WebhookError | None:
+        """Why a webhook to this URL would not even be sent; None if it would be."""
+        try:
+            async with asyncio.timeout(REFUSAL_TIMEOUT):
+                await self._policy.vet(url)
+        except _Refused as refused:
+            return refused.error
+        except TimeoutError:
+            return WebhookError.TIMEOUT
+        return None
 
     async def post(
         self,

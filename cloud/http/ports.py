@@ -130,6 +130,9 @@ class Hub(Protocol):
     def close_app(self, package_name: str, reason: str) -> None:
         """The app's record or key is gone: close its sockets everywhere (failure catalogue SEC-14)."""
 
+    def app_server_restarted(self, package_name: str) -> int:
+        """The app's server came (back) up: try at once for every session that wants it; how many those are."""
+
     def token_revoked(self, user_id: str, token_id: str) -> None:
         """Close glasses sockets that were opened with this token."""
 

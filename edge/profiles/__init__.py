@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from edge.profiles.base import Advert, Profile, Sighting
 from edge.profiles.g1 import G1
+from edge.profiles.mentra_live import MentraLive
+from edge.profiles.nex import Nex
 
-PROFILES: dict[str, Profile] = {profile.key: profile for profile in (G1(),)}
+PROFILES: dict[str, Profile] = {profile.key: profile for profile in (G1(), MentraLive(), Nex())}
 
 
 def recognise(advert: Advert) -> tuple[Profile, Sighting] | None:

@@ -80,8 +80,15 @@ def _open(data: str) -> Image.Image:
         ) from None
 
 
-def bmp(bits: bytes, width: int, height: int) -> bytes:
-    """A Windows BMP with 1 bit per pixel: 62-byte header, palette black then white, rows from the bottom."""
+def bmp(bits: bytes, width: int, height: int, *, white_first: bool = False) -> bytes:
+    """A Windows BMP with 1 bit per pixel: 62-byte header, palette black then white, rows from the bottom.
+
+    With `white_first` the palette is turned round and so are the bits: the picture is the same.
+    """
+    palette = bytes.fromhex("00000000ffffff00")
+    if white_first:
+        bits = bytes(byte ^ 0xFF for byte in bits)
+        palette = palette[4:] + palette[:4]
     row = (width + 31) // 32 * 4
     packed = (width + 7) // 8
     rows = [bits[i * packed : (i + 1) * packed].ljust(row, b"\0") for i in range(height)]
@@ -89,4 +96,4 @@ def bmp(bits: bytes, width: int, height: int) -> bytes:
     header = b"BM" + struct.pack("<IHHI", 62 + len(body), 0, 0, 62)
     # 2835 pixels per metre is 72 dpi, what every drawing program writes; the glasses ignore it.
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 1, 0, len(body), 2835, 2835, 2, 2)
-    return header + info + bytes.fromhex("00000000ffffff00") + body
+    return header + info + palette + body

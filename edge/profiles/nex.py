@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from edge.profiles import bitmap, proto, text
@@ -69,20 +70,28 @@ _NAME = re.compile(r"^MENTRA_DISPLAY_([0-9A-Fa-f]+)$")
 JSON_KIND, PROTO_KIND, AUDIO_KIND, IMAGE_KIND = 0x01, 0x02, 0xA0, 0xB0
 
 # PhoneToGlasses
-TO_DISCONNECT, TO_BATTERY, TO_INFO, TO_HEAD_POSITION, TO_HEAD_ANGLE, TO_PONG = 10, 11, 12, 14, 15, 16
+TO_BATTERY, TO_INFO, TO_HEAD_ANGLE, TO_PONG = 11, 12, 15, 16
 TO_MIC, TO_TEXT, TO_IMAGE, TO_BRIGHTNESS, TO_AUTO_BRIGHTNESS = 20, 30, 31, 37, 38
 TO_DISTANCE, TO_HEIGHT, TO_CLEAR, TO_IMU_STREAM, TO_VERSION = 44, 45, 46, 57, 70
-# GlassesToPhone
-FROM_BATTERY, FROM_CHARGING, FROM_INFO, FROM_HEAD_POSITION, FROM_ANGLE_SET, FROM_PING = 10, 11, 12, 13, 14, 15
-FROM_VAD, FROM_IMAGE, FROM_IMU, FROM_BUTTON, FROM_GESTURE, FROM_DASHBOARD, FROM_VERSION = (
-    20,
-    30,
-    40,
-    41,
-    42,
-    43,
-    70,
-)
+
+
+class From(IntEnum):
+    """GlassesToPhone"""
+
+    BATTERY = 10
+    CHARGING = 11
+    INFO = 12
+    HEAD_POSITION = 13
+    ANGLE_SET = 14
+    PING = 15
+    VAD = 20
+    IMAGE = 30
+    IMU = 40
+    BUTTON = 41
+    GESTURE = 42
+    DASHBOARD = 43
+    VERSION = 70
+
 
 HEADER = 10  # the newest app keeps ten bytes of the ATT payload free for its headers
 FRAGMENTS_MAX = 255
@@ -243,7 +252,7 @@ class NexDriver(Driver):
         def encode(payload_max: int) -> Sequence[Packet]:
             room = payload_max - 40  # header and the other members take less
             shown = body if self._headers else _cut(body, room)
-            message = {1: shown, 2: TEXT_COLOUR, 3: TEXT_X, 4: TEXT_Y, 5: TEXT_SIZE}
+            message: dict[int, proto.Value] = {1: shown, 2: TEXT_COLOUR, 3: TEXT_X, 4: TEXT_Y, 5: TEXT_SIZE}
             return self._packets(proto.message({TO_TEXT: proto.message(message)}), payload_max, None, 1.0)
 
         return Command("text", encode, lane=Lane.BULK, tries=1)
@@ -329,36 +338,36 @@ class NexDriver(Driver):
 
     def _event(self, number: int, body: dict[int, list[proto.Raw]], now: float) -> list[Event]:
         match number:
-            case 10:
+            case From.BATTERY:
                 level = max(0, min(100, proto.number(body, 1)))
                 return [Battery(level, charging=bool(proto.number(body, 2))), Reply(("battery",))]
-            case 11:
+            case From.CHARGING:
                 return [Charging(on=bool(proto.number(body, 1)))]
-            case 12:
+            case From.INFO:
                 firmware = proto.text(body, 1)
                 return [*([Identity("firmware", firmware[:64])] if firmware else []), Reply(("info",))]
-            case 13:
+            case From.HEAD_POSITION:
                 return [Head(up=proto.signed(body, 1) >= self._head_up_angle)]
-            case 14:
+            case From.ANGLE_SET:
                 return [Reply(("angle",), ok=bool(proto.number(body, 1)))]
-            case 15:
+            case From.PING:
                 return [Send(self._command("answer", {TO_PONG: b""}, lane=Lane.HEARTBEAT, tries=1))]
-            case 20:
+            case From.VAD:
                 return [Speech(on=proto.number(body, 1) == 1)]
-            case 30:
+            case From.IMAGE:
                 return self._image_answer(body)
-            case 40:
+            case From.IMU:
                 accel = body.get(1, [b""])[-1]
                 vector = proto.fields(accel) if isinstance(accel, bytes) else {}
                 return [Motion(proto.real(vector, 1), proto.real(vector, 2), proto.real(vector, 3))]
-            case 41:
+            case From.BUTTON:
                 return self._button(proto.number(body, 1), proto.number(body, 2) == 1, now)
-            case 42:
+            case From.GESTURE:
                 gesture = proto.number(body, 1)
                 return [Head(up=gesture == 2)] if gesture in (2, 3) else []
-            case 43:
+            case From.DASHBOARD:
                 return [DashboardOpened(on=True)]
-            case 70:
+            case From.VERSION:
                 return [Identity("protocol", str(proto.number(body, 2))), Reply(("version",))]
             case _:
                 return []

@@ -7,6 +7,7 @@ The pages need nothing from elsewhere: their Content-Security-Policy allows this
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from urllib.parse import urlsplit
 
@@ -56,8 +57,9 @@ def foreign(request: Request) -> JSONResponse | None:
     return None
 
 
-def lens_routes(sim_control_url: Callable[[], str | None]) -> list[BaseRoute]:
-    """`/` and its files, and `/api/sim/*` passed on to the simulator.
+@asynccontextmanager
+async def lens_routes(sim_control_url: Callable[[], str | None]) -> AsyncIterator[list[BaseRoute]]:
+    """`/` and its files, and `/api/sim/*` passed on to the simulator, for as long as the block runs.
 
     `sim_control_url` is asked for each request, since a restarted simulator has another port; None while there is none.
     """
@@ -99,10 +101,11 @@ def lens_routes(sim_control_url: Callable[[], str | None]) -> list[BaseRoute]:
         passed = {name: value for name in _PASSED if (value := reply.headers.get(name))}
         return StreamingResponse(_relay(reply), reply.status_code, passed)
 
-    return [
-        *(Route(path, asset) for path in ASSETS),
-        Route("/api/sim/{rest:path}", simulator, methods=["GET", "POST"]),
-    ]
+    async with client:
+        yield [
+            *(Route(path, asset) for path in ASSETS),
+            Route("/api/sim/{rest:path}", simulator, methods=["GET", "POST"]),
+        ]
 
 
 async def _body(request: Request) -> bytes:

@@ -118,14 +118,14 @@ class Rows:
         """
         async with world.live(code) as live:
             await live.subscribed("transcription", "transcription:en-US", "transcription:fr-FR")
-            await world.cloud.hub.say(live.user, "hello world", "en-US")
+            world.cloud.hub.say(live.user, "hello world", "en-US")
             for event in ("default", "bare", "hints"):
                 final = await live.event(event, where=lambda d: d["isFinal"])
                 assert final.data["text"] == "hello world"
                 assert final.data["transcribeLanguage"] == "en-US"
             assert not live.seen("french")
             assert not live.seen("wildcard")  # surprise 6
-            await world.cloud.hub.say(live.user, "bonjour", "fr-FR")
+            world.cloud.hub.say(live.user, "bonjour", "fr-FR")
             await live.event("french", where=lambda d: d["isFinal"] and d["text"] == "bonjour")
             assert all(r.data["text"] != "bonjour" for r in live.seen("default") + live.seen("bare"))
 

@@ -66,7 +66,7 @@ class World:
         self.record = AppRecord(
             package_name=PACKAGE, name="Probe", public_url=self.app.url, hashed_api_key=hash_api_key(API_KEY),
             description="Interop probe", permissions=(Permission("ALL"),), settings=SETTINGS, tools=TOOLS,
-            webview_url=f"{self.app.url}/who", version="1.0.0",
+            webview_url=f"{self.app.url}/who", version="1.0.0", preinstalled=True,
         )  # fmt: skip
         self.cloud: Cloud
         self._port = 0

@@ -155,8 +155,12 @@ def _for_a_time(room: Room, body: dict[str, Any], name: str, undo: Callable[[], 
 
 
 async def _drop(room: Room, resident: Resident, body: dict[str, Any]) -> dict[str, Any]:
-    """Cut the link now; with 'for', stay unreachable for that long."""
+    """Cut the link now; with 'for', stay unreachable for that long; with 'after', let so many packets pass first."""
     arms = find_arms(resident, body.get("side"))
+    if "after" in body:
+        for arm in arms:
+            room.link.air(arm.spec.address).cut_after = int(_number(body, "after", 0, 1_000_000))
+        return {}
     seconds = _number(body, "for", 0, SECONDS_MAX, 0)
     dropped = [arm.name for arm in arms if room.link.drop(arm.spec.address)]
     if not dropped and not seconds:

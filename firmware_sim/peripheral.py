@@ -23,7 +23,7 @@ from bumble.device import Connection, Device, DeviceConfiguration
 from bumble.host import Host
 from bumble.keys import MemoryKeyStore
 from bumble.pairing import PairingConfig, PairingDelegate
-from bumble.transport.common import AsyncPipeSink
+from bumble.transport.common import AsyncPipeSink, Transport
 
 from firmware_sim.firmware.base import (
     Advertise,
@@ -138,6 +138,10 @@ class Peripheral:
         )
         self._characteristics[spec.uuid] = characteristic
         return characteristic
+
+    def use_adapter(self, transport: Transport) -> None:
+        """Go on the air with a real controller instead of the virtual one; before `power_on`."""
+        self.device.host = Host(transport.source, transport.sink)
 
     async def power_on(self) -> None:
         await self.device.power_on()

@@ -91,6 +91,8 @@ class Air:
     """No PDU passes, advertisements included."""
     refuse: int | None = None
     """Connection attempts fail with this HCI status, 0x3E as a rule."""
+    cut_after: int | None = None
+    """So many PDUs still pass on the link, then it is cut; once."""
 
 
 class Pipe:
@@ -147,8 +149,13 @@ class Pipe:
                 break
             self._losing_since = None
             budget -= 1
-            _, deliver = self._queue.popleft()
-            deliver()
+            if self._air.cut_after is not None:
+                self._air.cut_after -= 1
+                if self._air.cut_after < 0:
+                    self._air.cut_after = None
+                    self._dead()
+                    return
+            self._queue.popleft()[1]()
         self.wake()
 
 

@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bumble import hci
+from bumble import core, hci
 from bumble.snoop import BtSnooper
+from bumble.transport import open_transport
 
 from firmware_sim import control
 from firmware_sim.firmware import MODELS
@@ -45,6 +46,9 @@ DEVICES_MAX = 499
 
 WATCH_MAX = 256
 """Changes a watcher may lie behind before it is told to read the state anew (at 20 a second: 12 s)."""
+
+ADAPTER_OPEN_MAX = 10.0
+"""Seconds to open a real adapter; USB needs about one."""
 
 SPOKEN_MAX = 32
 """Spoken texts kept per device for those who ask late."""
@@ -93,7 +97,11 @@ class Room:
         seed: int = 0,
         btsnoop: Path | None = None,
     ) -> None:
-        """Must be made inside a running event loop. Raises `SimError` for what cannot be."""
+        """Must be made inside a running event loop. Raises `SimError` for what cannot be.
+
+        `hci_ports`: `unix-server:`/`tcp-server:` addresses are ports for hosts on the virtual radio; anything else
+        (`usb:0`, `serial:/dev/ttyACM0`) is a real adapter that carries one arm on air.
+        """
         unknown = [model for model in models if model not in MODELS]
         if unknown or not models:
             raise SimError(
@@ -117,7 +125,8 @@ class Room:
             microphone = SimMicrophone()
             firmware = MODELS[model](identity, chance=rng.random, audio=microphone)
             self.residents[name] = Resident(Glasses(name, firmware, self.link, self._changed), microphone)
-        self._port_specs = hci_ports
+        self._port_specs = [spec for spec in hci_ports if _is_server(spec)]
+        self._adapter_specs = [spec for spec in hci_ports if not _is_server(spec)]
         self.ports: list[HciPort] = []
         self.hci: list[str] = []
         """Transport names with which hosts connect, in the order of the ports."""
@@ -140,6 +149,7 @@ class Room:
                 self._stack.push_async_callback(port.close)
                 self.hci.append(await port.open())
                 self.ports.append(port)
+            await self._open_adapters()
             for resident in self.residents.values():
                 self._stack.push_async_callback(resident.glasses.power_off)
                 await resident.glasses.power_on()
@@ -154,6 +164,27 @@ class Room:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.stop_watching()
         await self._stack.aclose()
+
+    async def _open_adapters(self) -> None:
+        """Real controllers carry the arms, one each, in the order of the devices."""
+        if not self._adapter_specs:
+            return
+        arms = [arm for resident in self.residents.values() for arm in resident.glasses.peripherals.values()]
+        if len(arms) != len(self._adapter_specs):
+            raise SimError(
+                f"{len(self._adapter_specs)} real adapters for {len(arms)} arms: every arm needs one of its own, "
+                "as each is a Bluetooth device; give --hci once per arm"
+            )
+        for arm, spec in zip(arms, self._adapter_specs, strict=True):
+            try:
+                async with asyncio.timeout(ADAPTER_OPEN_MAX):
+                    transport = await open_transport(spec)
+            except (OSError, TimeoutError, ValueError, core.BaseBumbleError, ImportError) as error:
+                raise SimError(
+                    f"--hci {spec}: cannot open that adapter: {error or type(error).__name__}"
+                ) from error
+            self._stack.push_async_callback(transport.close)
+            arm.use_adapter(transport)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -318,6 +349,10 @@ def _identities(
             Identity(number, channels[index], addresses, serials[index]),
             random.Random(f"{seed} {name}"),
         )
+
+
+def _is_server(spec: str) -> bool:
+    return spec.partition(":")[0].endswith("-server")
 
 
 def _open_binary(path: Path) -> BinaryIO:

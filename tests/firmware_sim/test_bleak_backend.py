@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -274,6 +276,44 @@ async def test_no_controller_is_said_as_such(tmp_path: Path) -> None:
     nowhere = f"unix:{tmp_path}/nothing.sock"
     with pytest.raises(BleakBluetoothNotAvailableError, match="no Bluetooth controller"):
         await BleakScanner(backend=radio(nowhere).scanner).start()
+
+
+async def session(bench: Bench) -> None:
+    """Connect, discover, subscribe, ask five things of which one is long, and hear five answers."""
+    client, said = await bench.connected(LEFT)
+    for number in range(5):
+        packet = bytes([0x25, number]) + bytes(150 if number == 3 else 4)
+        await client.write_gatt_char(TO_GLASSES, packet, response=number % 2 == 0)
+        await until(lambda: not said.empty() or not client.is_connected, "an answer, or the end")
+        if said.empty():
+            raise BleakError("lost while waiting for the answer")
+        assert said.get_nowait()[1] == number
+    await client.disconnect()
+
+
+@pytest.mark.failure("BLE-10")
+async def test_a_link_cut_at_any_packet_fails_cleanly_and_the_next_session_is_whole(bench: Bench) -> None:
+    peripheral = bench.glasses.peripherals[LEFT]
+    peripheral.spec = dataclasses.replace(peripheral.spec, interval=0.02)
+    set_faults(bench.glasses.firmware.arms[LEFT].faults, {"ack_delay": [0.001, 0.002]})
+    bench.room.ports[0].controller.max_links = 1
+    air = bench.room.link.air(bench.address(LEFT))
+    air.cut_after = 1_000_000
+    await session(bench)
+    packets = 1_000_000 - air.cut_after
+    assert 30 < packets < 200
+    for number in range(packets):
+        before = len(bench.lost)
+        air.cut_after = number
+        with contextlib.suppress(BleakError, TimeoutError):
+            await session(bench)
+        assert len(bench.lost) - before <= 1
+        if number % 10 == 0:
+            air.cut_after = None
+            await session(bench)
+    air.cut_after = None
+    await session(bench)
+    await until(lambda: not bench.room.ports[0].controller.le_connections, "no link left")
 
 
 async def test_two_processes_speak_over_the_socket_as_one_does(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from bleak import BleakClient
 
+from firmware_sim.bleak_backend import close_radio, radio
+from firmware_sim.firmware.g1 import FROM_GLASSES, TO_GLASSES
 from firmware_sim.hci_port import SimError
 from firmware_sim.room import Room
 from tests.support.simulator import simulator_process
@@ -56,9 +59,31 @@ async def test_a_failed_opening_leaves_nothing_open(tmp_path: Path) -> None:
     with pytest.raises(SimError, match="btsnoop"):
         async with Room(["g1"], hci_ports=[good], btsnoop=tmp_path / "nowhere" / "x"):
             pass
-    with pytest.raises(SimError, match="usb:0"):
+    with pytest.raises(SimError, match="1 real adapters for 2 arms"):
         async with Room(["g1"], hci_ports=["usb:0"]):
             pass
+    with pytest.raises(SimError, match="cannot open that adapter"):
+        async with Room(["g1"], hci_ports=[f"unix:{tmp_path}/none", f"unix:{tmp_path}/none"]):
+            pass
+
+
+async def test_arms_can_go_on_air_with_controllers_of_their_own(tmp_path: Path) -> None:
+    """Another room's ports stand in for two dongles: the glasses only see HCI."""
+    servers = [f"unix-server:{tmp_path}/{n}.sock" for n in range(3)]
+    async with (
+        Room(["g1"], hci_ports=servers, seed=1) as air,
+        Room(["g1"], hci_ports=air.hci[:2], seed=2) as glasses,
+    ):
+        backend = radio(air.hci[2])
+        arm = glasses.residents["g1-1"].glasses.firmware.arms["right"]
+        try:
+            async with BleakClient(arm.spec.address, backend=backend.client) as client:
+                said: asyncio.Queue[bytes] = asyncio.Queue()
+                await client.start_notify(FROM_GLASSES, lambda _, data: said.put_nowait(bytes(data)))
+                await client.write_gatt_char(TO_GLASSES, b"\x0e\x01", response=True)
+                assert await asyncio.wait_for(said.get(), 10) == b"\x0e\xc9\x01"
+        finally:
+            await close_radio(air.hci[2])
 
 
 async def test_a_tcp_port_of_0_is_told_as_it_is() -> None:

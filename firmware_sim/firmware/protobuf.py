@@ -167,6 +167,11 @@ def decode(schema: Schema, data: bytes) -> dict[str, Any]:
     return values
 
 
+def field_numbers(data: bytes) -> list[int]:
+    """The numbers of the outermost fields, in order, known or not. Raises `DecodeError`."""
+    return [number for number, _, _ in _split(data)]
+
+
 def _split(data: bytes) -> Iterable[tuple[int, int, int | bytes]]:
     at = 0
     while at < len(data):

@@ -1051,6 +1051,21 @@ class Session:
         each = self._apps.get(package)
         return [] if each is None else self._lifecycle(each, each.life.stop_answered(cycle, now), now)
 
+    def announce(self, now: float) -> list[Effect]:
+        """Something that clients show has changed elsewhere (installed apps, records)."""
+        self._due_known = False
+        if self._announce_at is None and self.state not in _OVER:
+            self._announce_at = now + self.timing.announce
+        return []
+
+    def photo_arrived(self, request_id: str, url: str, now: float) -> list[Effect]:
+        """The glasses uploaded the photo to us and it went on to the app."""
+        self._due_known = False
+        answer = glasses.PhotoResponse(
+            request_id=request_id, success=True, photo_url=url, error_code=None, error_message=None
+        )
+        return self._asked(self.requests.photo_answered(answer), now)
+
     def app_wrong_key(self, package: str) -> None:
         """Somebody presented a wrong key for this app: no effect but on the words of a failure (APP-18)."""
         each = self._apps.get(package)
@@ -1088,7 +1103,7 @@ class Session:
         each.early.clear()
         return self._lifecycle(each, each.life.lost(connection_id, now), now)
 
-    def app_pong(self, package: str, connection_id: int, payload: bytes) -> list[Effect]:
+    def app_pong(self, package: str, connection_id: int, payload: bytes, now: float) -> list[Effect]:
         """The app's WebSocket library has answered a ping: what came before it has arrived."""
         each = self._apps.get(package)
         if each is None or each.life.connection_id != connection_id:
@@ -1784,6 +1799,11 @@ class Session:
         """The life of one app in this session."""
         each = self._apps.get(package)
         return None if each is None else each.life
+
+    def info(self, package: str) -> AppInfo | None:
+        """The record of an app of this session."""
+        each = self._apps.get(package)
+        return None if each is None else each.info
 
     def session_id_of(self, package: str) -> str | None:
         """The session id that this user's app was given."""

@@ -1,0 +1,124 @@
+"""One WebSocket of an app server: a stranger until its key is proven, from then on one app of one user's session.
+
+Rules: an unproven socket can do nothing and lives at most `INIT_TIMEOUT`; after that the connection says who speaks, never
+a message. Sources: wire spec 1.4, 3.1, 3.2; failure catalogue CON-11, SEC-01, SEC-07, LIV-08, APP-18.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cloud.connection import Connection, Frame
+from wire.codec import decode, encode
+from wire.errors import CloseCode, ErrorCode, ProtocolError
+from wire.liveness import CLOUD_APP
+from wire.messages import APP_TO_CLOUD, Delivery
+from wire.messages.app_to_cloud import TpaConnectionInit
+from wire.messages.cloud_to_app import TpaConnectionError
+
+if TYPE_CHECKING:
+    from cloud.hub import Hub, SessionEntry
+
+#: A socket that does not say who it is within this time is closed (LIV-08). The SDK says so within 15 ms.
+INIT_TIMEOUT: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who a socket says it is, before anything is proven. `session_id` or `user_id` names the user."""
+
+    package: str
+    api_key: str
+    session_id: str | None = None
+    user_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Claim({self.package})"
+
+
+class AppSocket:
+    """Implements `cloud.connection.ConnectionHandler`. `claim`: made at the upgrade by header, instead of an init."""
+
+    __slots__ = ("_claim", "_connection", "_entry", "_hub", "_timer", "package")
+
+    def __init__(self, hub: Hub, claim: Claim | None = None) -> None:
+        self._hub = hub
+        self._claim = claim
+        self._connection: Connection | None = None
+        self._entry: SessionEntry | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.package = ""
+
+    def on_open(self, connection: Connection) -> None:
+        self._connection = connection
+        self._hub.watch(connection, CLOUD_APP, is_app=True)
+        if self._claim is not None:
+            self._identify(self._claim)
+        else:
+            self._timer = asyncio.get_running_loop().call_later(INIT_TIMEOUT, self._late)
+
+    def on_text(self, data: bytes) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        if self._entry is not None:
+            self._hub.feed(self._entry, self._entry.session.app_text, self.package, connection.id, data)
+            return
+        try:
+            incoming = decode(APP_TO_CLOUD, data)
+        except ProtocolError as error:
+            self.refuse(error.code, error.message)
+            return
+        message = incoming.message
+        if not isinstance(message, TpaConnectionInit):
+            self.refuse(ErrorCode.MALFORMED_MESSAGE, "the first message must be tpa_connection_init")
+            return
+        self._identify(Claim(message.package_name, message.api_key, message.session_id))
+
+    def _identify(self, claim: Claim) -> None:
+        assert self._connection is not None
+        self._claim = None
+        self.package = claim.package
+        try:
+            self._entry = self._hub.app_opened(self, self._connection, claim)
+        except ProtocolError as error:
+            self.refuse(error.code, error.message)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._connection.authenticated()
+        # The session may answer at once; the socket already knows whose it is.
+        self._hub.feed(self._entry, self._entry.session.app_identified, claim.package, self._connection.id)
+
+    def refuse(self, code: ErrorCode, message: str) -> None:
+        """Answer with an error and close. 1008: an SDK that was never accepted stays away."""
+        if self._connection is None:
+            return
+        self._hub.refused(code)
+        error = TpaConnectionError(code=code, message=message, timestamp=self._hub.timestamp())
+        self._connection.send(Frame.text(encode(error)), Delivery.RELIABLE)
+        self._connection.close(CloseCode.POLICY, message)
+
+    def _late(self) -> None:
+        self._timer = None
+        self.refuse(ErrorCode.MALFORMED_MESSAGE, "no tpa_connection_init within 10 seconds")
+
+    def on_binary(self, data: bytes) -> None:
+        if self._entry is not None:
+            self._hub.app_binary(self._entry, self.package, data)
+
+    def on_pong(self, payload: bytes) -> None:
+        if payload and self._entry is not None and self._connection is not None:
+            self._hub.feed(
+                self._entry, self._entry.session.app_pong, self.package, self._connection.id, payload
+            )
+
+    def on_closed(self, code: int, reason: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._connection is not None:
+            self._hub.app_closed(self._entry, self.package, self._connection, code)

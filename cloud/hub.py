@@ -1,0 +1,1295 @@
+"""All sessions of this process: the shell around the cores, and what the HTTP routes see of it.
+
+Rules: one input, then all its effects, with no `await` in between. Effects that take time become tasks owned by their
+session, and come back as inputs. One timer per session. `except Exception` stands around one session: a bug of ours
+ends that session, not the process. No decision is made here that a core could make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Protocol, assert_never
+
+from cloud.app_socket import AppSocket, Claim
+from cloud.audio_uplink import AudioUplink
+from cloud.auth import Identity, RateLimiter, api_key_matches
+from cloud.config import CloudConfig
+from cloud.connection import Connection, Frame
+from cloud.core import effects as fx
+from cloud.core.app_lifecycle import AppState, LifecycleTiming, Stage, StopReason
+from cloud.core.capabilities import HardwareRequirement
+from cloud.core.clock import WallClock
+from cloud.core.display import DisplayTiming
+from cloud.core.endpoints import Endpoints, HeldBack
+from cloud.core.microphone import MicrophoneState
+from cloud.core.rooms import Rooms, Send
+from cloud.core.session import AppInfo, Session, SessionState, SessionTiming, UserData
+from cloud.glasses_socket import GlassesSocket
+from cloud.http.ports import AppOutcome, AppView, Presence, SessionView
+from cloud.metrics import Metrics
+from cloud.store.base import Store, StoreError
+from cloud.store.records import AppRecord, Location, SessionRecord
+from cloud.webhooks import FormFile, WebhookClient, WebhookResult
+from wire.errors import CloseCode, ErrorCode, ProtocolError
+from wire.liveness import Ask, Dead, Liveness, LivenessPolicy, Speak
+from wire.messages import app_to_cloud as app
+from wire.messages import iso
+from wire.messages.base import Delivery
+from wire.messages.cloud_to_app import AudioStreamReady
+from wire.messages.glasses_to_cloud import GlassesToCloud
+from wire.trace import redact
+
+log = logging.getLogger(__name__)
+
+#: Trace lines kept for the console; at a few events a second that is some minutes.
+TRACE_MAX: Final = 2000
+#: Connection states kept per session for the console.
+HISTORY_MAX: Final = 100
+#: Liveness of all sockets is looked at this often; the shortest interval that it serves is 10 s.
+SWEEP: Final = 1.0
+#: A caller of start or stop waits this long at most: the core's own deadline and some slack (APP-05: budgets nest).
+CALLER_PATIENCE: Final = 12.0
+#: Chunks of an app's own audio that wait for the phone to fetch them: half a minute of MP3 in 4 kB pieces.
+AUDIO_CHUNKS_MAX: Final = 256
+AUDIO_STREAMS_MAX: Final = 8  # per session
+#: Reading a user from a failing store is tried this often, with growing pauses (PER-03).
+LOAD_TRIES: Final = 20
+#: SDKs come back by themselves 1 s and 3 s after our own restart (wire spec 3.12).
+SDK_RETURN: Final = 3.5
+#: Attempts to connect per user: a client with 1 s backoff never meets this limit (CON-13).
+CONNECT_RATE: Final = 1.0
+CONNECT_BURST: Final = 20.0
+
+#: Keeps a proxy from cutting the silent direction towards an app: an event that no SDK has a handler for.
+_APP_NOISE: Final = Frame.text(
+    b'{"type":"data_stream","sessionId":"","streamType":"glassbridge_keepalive","data":{}}'
+)
+_GLASSES_NOISE: Final = Frame.text(b'{"type":"pong"}')
+
+_CODES: Final[Mapping[Stage, ErrorCode]] = {
+    Stage.WEBHOOK: ErrorCode.APP_UNREACHABLE,
+    Stage.TIMEOUT: ErrorCode.TIMEOUT,
+    Stage.AUTHENTICATION: ErrorCode.INVALID_API_KEY,
+    Stage.CONNECTION: ErrorCode.GLASSES_DISCONNECTED,
+    Stage.HARDWARE: ErrorCode.APP_INCOMPATIBLE,
+}
+
+
+class SpeechFeed(Protocol):
+    """Recognition for one session: which languages, and the audio to recognise."""
+
+    def need(self, languages: frozenset[tuple[str, str | None]]) -> None: ...
+    def feed(self, pcm: bytes) -> None: ...
+    async def close(self) -> None: ...
+
+
+#: (user id, on result, on voice) -> the feed of that session; `None` results never come.
+SpeechFactory = Callable[[str, Callable[[Mapping[str, Any]], None], Callable[[bool], None]], SpeechFeed]
+
+
+@dataclass(slots=True, eq=False)
+class _AudioStream:
+    package: str
+    content_type: str
+    chunks: asyncio.Queue[bytes | None]
+    taken: bool = False
+    dropped: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class SessionEntry:
+    """A session and what the shell keeps for it."""
+
+    session: Session
+    timer: asyncio.TimerHandle | None = None
+    audio: AudioUplink = field(default_factory=AudioUplink)
+    speech: SpeechFeed | None = None
+    remote: str | None = None
+    token_id: str | None = None
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    posts: dict[tuple[str, int], asyncio.Task[None]] = field(default_factory=dict)
+    saves: set[asyncio.Task[None]] = field(default_factory=set)
+    starts: dict[str, list[asyncio.Future[AppOutcome]]] = field(default_factory=dict)
+    stops: dict[str, list[asyncio.Future[AppOutcome]]] = field(default_factory=dict)
+    started_at: dict[str, float] = field(default_factory=dict)
+    connected_at: dict[str, float] = field(default_factory=dict)  # wall clock, for presence
+    streams: dict[str, _AudioStream] = field(default_factory=dict)
+    history: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=HISTORY_MAX))
+    registered: bool = True
+
+
+class _AppsView(Mapping[str, AppInfo]):
+    """The store's live app records in the form that the cores read."""
+
+    def __init__(self, records: Callable[[], Mapping[str, AppRecord]]) -> None:
+        self._records = records
+        self._made: dict[str, tuple[AppRecord, AppInfo]] = {}
+
+    def __getitem__(self, package: str) -> AppInfo:
+        record = self._records()[package]
+        made = self._made.get(package)
+        if made is None or made[0] is not record:
+            made = self._made[package] = (record, _app_info(record))
+        return made[1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records())
+
+    def __len__(self) -> int:
+        return len(self._records())
+
+
+def _app_info(record: AppRecord) -> AppInfo:
+    return AppInfo(
+        package=record.package_name,
+        name=record.name,
+        base_url=record.public_url.rstrip("/"),
+        kind=record.app_type.value,
+        permissions=frozenset(p.type for p in record.permissions),
+        hardware=tuple(
+            HardwareRequirement(str(h.get("type", "")), h.get("level", "REQUIRED") == "REQUIRED")
+            for h in record.hardware_requirements
+        ),
+        settings=record.settings,
+    )
+
+
+def short(user_id: str) -> str:
+    """A user in logs: recognisable within a log, not a name (SEC-03)."""
+    return hashlib.sha256(user_id.encode()).hexdigest()[:8]
+
+
+class Hub:
+    """See the module. Implements `cloud.http.ports.Hub`."""
+
+    def __init__(
+        self,
+        *,
+        config: CloudConfig,
+        store: Store,
+        webhooks: WebhookClient,
+        metrics: Metrics,
+        websocket_url: Callable[[], str],
+        base_url: Callable[[], str],
+        speech: SpeechFactory | None = None,
+        timing: SessionTiming | None = None,
+        returning_users: frozenset[str] = frozenset(),
+    ) -> None:
+        """`returning_users`: those whose sessions the previous process left behind."""
+        self._config = config
+        self._store = store
+        self._webhooks = webhooks
+        self._metrics = metrics
+        self._websocket_url = websocket_url
+        self._base_url = base_url
+        self._speech = speech
+        self._timing = timing or _timing(config)
+        self._returning = set(returning_users)
+        self._loop = asyncio.get_running_loop()
+        self._epoch_offset = time.time() - self._loop.time()
+        self._started_at = self._loop.time()
+        self._random = random.Random()
+        self._sessions: dict[str, SessionEntry] = {}
+        self._ending: set[SessionEntry] = set()
+        self._connections: dict[int, Connection] = {}
+        self._alive: dict[int, tuple[Liveness, bool]] = {}
+        self._sent: dict[int, int] = {}
+        self._apps = _AppsView(lambda: store.apps)
+        self._endpoints = Endpoints()
+        self._rooms = Rooms()
+        self._trace: deque[dict[str, Any]] = deque(maxlen=TRACE_MAX)
+        self._trace_seq = 0
+        self._watched_until = float("inf") if config.profile == "dev" else 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._connects = RateLimiter(CONNECT_RATE, CONNECT_BURST)
+        self._sweeper: asyncio.TimerHandle | None = self._loop.call_later(SWEEP, self._sweep)
+        self._delivered = metrics.counter("events_delivered_total")
+        self._messages_in = metrics.counter("messages_total").labels(direction="in")
+        self._audio_frames = metrics.counter("audio_frames_total")
+        self._errors = metrics.counter("errors_total")
+        self._hops = metrics.histogram("hop_seconds")
+        self._display_hop = self._hops.labels(hop="cloud_display")
+        self._edge_hop = self._hops.labels(hop="edge")
+        self._ble_hop = self._hops.labels(hop="ble")
+
+    # ================================================================================================ one input
+
+    def feed(self, entry: SessionEntry, method: Callable[..., list[fx.Effect]], *args: Any) -> None:
+        """Give one input to a session and perform all its effects. Never raises, never blocks."""
+        now = self._loop.time()
+        try:
+            self._perform(entry, method(*args, now), now)
+        except Exception:
+            self._failed(entry, now)
+        due = entry.session.deadline
+        timer = entry.timer
+        if due is not None and (timer is None or due < timer.when()):
+            if timer is not None:
+                timer.cancel()
+            entry.timer = self._loop.call_at(due, self._tick, entry)
+
+    def _tick(self, entry: SessionEntry) -> None:
+        entry.timer = None
+        self.feed(entry, entry.session.handle_deadline)
+
+    def _failed(self, entry: SessionEntry, now: float) -> None:
+        log.exception("session of user %s failed", short(entry.session.user_id))
+        self._errors.labels(where="session").inc()
+        try:
+            self._perform(entry, entry.session.fail(now), now)
+        except Exception:  # the end itself must not fail: what is left is cut
+            log.exception("ending the failed session of user %s", short(entry.session.user_id))
+            self._unregister(entry)
+            self._finish(entry)
+
+    def _perform(self, entry: SessionEntry, effects: list[fx.Effect], now: float) -> None:
+        connections = self._connections
+        for effect in effects:
+            match effect:
+                case fx.SendToApps(ids, payload, delivery, key, about):
+                    frame = Frame.text(payload)
+                    for connection_id in ids:
+                        target = connections.get(connection_id)
+                        if target is not None:
+                            target.send(frame, delivery, key)
+                    self._delivered.inc(len(ids))
+                    if now < self._watched_until:
+                        self._note(entry, "to_app", {"about": about, "apps": len(ids), "bytes": len(payload)})
+                case fx.SendAudio(ids, pcm):
+                    frame = Frame.binary(pcm)
+                    for connection_id in ids:
+                        target = connections.get(connection_id)
+                        if target is not None:
+                            target.send(frame, Delivery.LOSSY)
+                case fx.SendToGlasses(connection_id, payload, delivery, key):
+                    target = connections.get(connection_id)
+                    if target is not None:
+                        target.send(Frame.text(payload), delivery, key)
+                case fx.PingApp(connection_id, payload):
+                    target = connections.get(connection_id)
+                    if target is not None:
+                        target.ping(payload)
+                case fx.CloseGlasses(connection_id, code, reason) | fx.CloseApp(connection_id, code, reason):
+                    target = connections.get(connection_id)
+                    if target is not None:
+                        target.close(code, reason)
+                case fx.Record(kind, detail):
+                    self._recorded(entry, kind, detail)
+                case fx.AppMoved():
+                    self._app_moved(entry, effect, now)
+                case fx.LoadUser():
+                    self._spawn(entry, self._load_user(entry))
+                case fx.LoadApp(package, cycle):
+                    self._spawn(entry, self._load_app(entry, package, cycle))
+                case fx.PostSessionRequest():
+                    self._post_session_request(entry, effect, now)
+                case fx.CancelSessionRequest(package, cycle):
+                    task = entry.posts.pop((package, cycle), None)
+                    if task is not None:
+                        task.cancel()
+                case fx.PostStopRequest():
+                    self._spawn(entry, self._post_stop(entry, effect))
+                case fx.PostPhotoFailure():
+                    self._spawn(entry, self._post_photo_failure(effect))
+                case fx.SaveWanted(package, wanted):
+                    user_id = entry.session.user_id
+                    self._save(entry, "set_wanted", partial(self._store.set_wanted, user_id, package, wanted))
+                case fx.SaveSettings(changes):
+                    user_id = entry.session.user_id
+                    self._save(
+                        entry,
+                        "update_user_settings",
+                        partial(self._store.update_user_settings, user_id, changes),
+                    )
+                case fx.SaveLocation(lat, lng, accuracy):
+                    location = Location(lat, lng, accuracy, time.time())
+                    user_id = entry.session.user_id
+                    self._save(entry, "put_location", partial(self._store.put_location, user_id, location))
+                case fx.StartSettled():
+                    self._start_settled(entry, effect, now)
+                case fx.StopSettled(package):
+                    for waiter in entry.stops.pop(package, []):
+                        if not waiter.done():
+                            waiter.set_result(AppOutcome())
+                case fx.EndpointVerdict(url, ok):
+                    if ok:
+                        self._endpoints.succeeded(url, now)
+                    else:
+                        self._endpoints.failed(url, now)
+                case fx.Presence(package, session_id, present):
+                    self._presence(entry, package, session_id, present)
+                case fx.ToOtherUsers(package, message):
+                    self._to_other_users(entry, package, message)
+                case fx.SpeechNeeds(languages):
+                    self._speech_needs(entry, languages)
+                case fx.AudioStreamOpened():
+                    self._audio_opened(entry, effect)
+                case fx.AudioStreamEnded(package, stream_id):
+                    self._audio_ended(entry, package, stream_id)
+                case fx.Unregister(reason):
+                    self._unregister(entry)
+                    self._note(entry, "session_ended", {"reason": reason})
+                case fx.Finished():
+                    self._finish(entry)
+                case _:
+                    assert_never(effect)
+
+    # ================================================================================================ sessions
+
+    def _create(self, user_id: str, *, with_glasses: bool) -> SessionEntry:
+        now = self._loop.time()
+        timing = self._timing
+        if user_id in self._returning:
+            self._returning.discard(user_id)
+            left = self._started_at + SDK_RETURN - now
+            if left > 0:
+                timing = _with_restore_delay(timing, left)
+        session = Session(
+            user_id,
+            apps=self._apps,
+            websocket_url=self._websocket_url(),
+            random=self._random.random,
+            new_id=lambda: secrets.token_urlsafe(16),
+            clock=WallClock(self._epoch_offset, _local_utc_offset()),
+            now=now,
+            timing=timing,
+            apps_max=self._config.sessions.apps_per_session_max,
+        )
+        entry = SessionEntry(session)
+        self._sessions[user_id] = entry
+        if self._speech is not None:
+            entry.speech = self._speech(
+                user_id,
+                lambda event: self.feed(entry, session.speech, event),
+                lambda speaking: self.feed(entry, session.voice, speaking),
+            )
+        record = SessionRecord(user_id, user_id, session.link.epoch, time.time())
+        self._save(entry, "put_session", lambda: self._store.put_session(record))
+        if with_glasses:
+            self._save(entry, "ensure_user", lambda: self._store.ensure_user(user_id))
+        self.feed(entry, lambda at: session.start(at, with_glasses=with_glasses))
+        return entry
+
+    def _unregister(self, entry: SessionEntry) -> None:
+        """Compare-and-delete: only this very session, never its successor (CON-08)."""
+        user_id = entry.session.user_id
+        if self._sessions.get(user_id) is entry:
+            del self._sessions[user_id]
+        if entry.registered:
+            entry.registered = False
+            self._ending.add(entry)
+            if not self._draining and user_id not in self._sessions:
+                self._save(entry, "delete_session", lambda: self._store.delete_session(user_id))
+        self._history(entry)
+
+    def _finish(self, entry: SessionEntry) -> None:
+        """Let go of everything that the session held."""
+        self._ending.discard(entry)
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        gone = AppOutcome(ErrorCode.NO_ACTIVE_SESSION, "the session has ended")
+        for waiters in (*entry.starts.values(), *entry.stops.values()):
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(gone)
+        entry.starts.clear()
+        entry.stops.clear()
+        for stream in entry.streams.values():
+            _end_stream(stream)
+        entry.streams.clear()
+        for post in entry.posts.values():
+            post.cancel()
+        entry.posts.clear()
+        if entry.speech is not None:
+            speech, entry.speech = entry.speech, None
+            self._own(speech.close())
+
+    def _history(self, entry: SessionEntry) -> None:
+        session = entry.session
+        last = entry.history[-1] if entry.history else None
+        if last is None or last["state"] != session.state.value:
+            entry.history.append({"state": session.state.value, "reason": session.reason, "at": time.time()})
+
+    # ------------------------------------------------------------------------------------------------ tasks
+
+    def _spawn(self, entry: SessionEntry, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that belongs to a session; its failure is logged and counted, never lost (PRO-07)."""
+        task = self._own(work)
+        entry.tasks.add(task)
+        task.add_done_callback(entry.tasks.discard)
+        return task
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._errors.labels(where="task").inc()
+            log.error("a background task failed", exc_info=task.exception())
+
+    def _save(self, entry: SessionEntry, what: str, write: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        task = self._own(self._write(what, write))
+        entry.saves.add(task)
+        task.add_done_callback(entry.saves.discard)
+
+    async def _write(self, what: str, write: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        for pause in (0.2, 1.0, 3.0, None):  # a store that fails for longer than that is an outage
+            try:
+                await write()
+                return
+            except StoreError:
+                self._metrics.counter("store_failures_total").labels(operation=what).inc()
+                if pause is None:
+                    log.warning("storage: %s failed for good", what)
+                    return
+                await asyncio.sleep(pause)
+
+    async def _load_user(self, entry: SessionEntry) -> None:
+        user_id = entry.session.user_id
+        for attempt in range(LOAD_TRIES):
+            try:
+                # One after the other: a connect costs three reads, however many users come back at once (PRO-04).
+                settings = await self._store.get_user_settings(user_id)
+                wanted = await self._store.get_wanted_apps(user_id)
+                location = await self._store.get_location(user_id)
+                break
+            except StoreError:
+                self._metrics.counter("store_failures_total").labels(operation="load_user").inc()
+                await asyncio.sleep(min(10.0, 0.2 * 2**attempt))
+                if not entry.registered:
+                    return
+        else:
+            log.error("storage: the data of user %s could not be read", short(user_id))
+            return
+        system = [p for p, i in self._apps.items() if i.kind == "system_dashboard" and p not in wanted]
+        fix = None
+        if location is not None:
+            fix = {"type": "location_update", "lat": location.lat, "lng": location.lng}
+            if location.accuracy is not None:
+                fix["accuracy"] = location.accuracy
+        self.feed(entry, entry.session.user_loaded, UserData(settings, (*wanted, *system), fix))
+
+    async def _load_app(self, entry: SessionEntry, package: str, cycle: int) -> None:
+        values: dict[str, Any] | None = None
+        try:
+            values = await self._store.get_app_settings(entry.session.user_id, package)
+        except StoreError:
+            self._metrics.counter("store_failures_total").labels(operation="get_app_settings").inc()
+        self.feed(entry, entry.session.app_loaded, package, cycle, values)
+
+    # ------------------------------------------------------------------------------------------------ webhooks
+
+    def _post_session_request(self, entry: SessionEntry, request: fx.PostSessionRequest, now: float) -> None:
+        entry.started_at.setdefault(request.package, now)
+        verdict = self._endpoints.ask(request.base_url, now, by_user=request.by_user)
+        if isinstance(verdict, HeldBack):
+            task = self._spawn(entry, self._held_back(entry, request, verdict.retry_after))
+        else:
+            task = self._spawn(entry, self._ask_app(entry, request, verdict.delay))
+        entry.posts[request.package, request.cycle] = task
+
+    async def _held_back(
+        self, entry: SessionEntry, request: fx.PostSessionRequest, retry_after: float
+    ) -> None:
+        self._webhook_answered(
+            entry, request, ok=False, message="the app's server does not answer", retry_after=retry_after
+        )
+
+    async def _ask_app(self, entry: SessionEntry, request: fx.PostSessionRequest, delay: float) -> None:
+        if delay > 0:
+            await asyncio.sleep(delay)
+        result = await self._post(
+            request.base_url + "/webhook", request.package, request.body, request.timeout
+        )
+        self._metrics.histogram("webhook_seconds").labels(kind="session_request").observe(result.duration)
+        self._note(
+            entry,
+            "webhook",
+            {
+                "package": request.package,
+                "type": "session_request",
+                "status": result.status,
+                "error": result.error,
+                "ms": round(result.duration * 1000),
+            },
+        )
+        # The SDK answers 500 with this body when its onSession threw or its own connect failed (wire spec 4.1).
+        refused = result.status == 500 and (result.body or {}).get("status") == "error"
+        self._webhook_answered(entry, request, ok=result.ok, message=_why(result), from_app=refused)
+
+    def _webhook_answered(
+        self,
+        entry: SessionEntry,
+        request: fx.PostSessionRequest,
+        *,
+        ok: bool,
+        message: str,
+        from_app: bool = False,
+        retry_after: float = 0.0,
+    ) -> None:
+        session = entry.session
+        entry.posts.pop((request.package, request.cycle), None)
+        if not ok:
+            self._metrics.counter("webhook_failures_total").labels(error=message.split(":")[0]).inc()
+        self.feed(
+            entry,
+            lambda now: session.webhook_answered(
+                request.package,
+                request.cycle,
+                now,
+                ok=ok,
+                message=message,
+                from_app=from_app,
+                retry_after=retry_after,
+            ),
+        )
+
+    async def _post(self, url: str, package: str, body: Mapping[str, Any], timeout: float) -> WebhookResult:
+        record = self._store.apps.get(package)
+        return await self._webhooks.post(
+            url, body, timeout=timeout, signing_key=record.hashed_api_key if record else None
+        )
+
+    async def _post_stop(self, entry: SessionEntry, request: fx.PostStopRequest) -> None:
+        result = await self._post(
+            request.base_url + "/webhook", request.package, request.body, request.timeout
+        )
+        self._metrics.histogram("webhook_seconds").labels(kind="stop_request").observe(result.duration)
+        self._note(
+            entry,
+            "webhook",
+            {
+                "package": request.package,
+                "type": "stop_request",
+                "status": result.status,
+                "error": result.error,
+                "ms": round(result.duration * 1000),
+            },
+        )
+        self.feed(entry, entry.session.stop_answered, request.package, request.cycle)
+
+    async def _post_photo_failure(self, request: fx.PostPhotoFailure) -> None:
+        fields = {
+            "requestId": request.request_id,
+            "type": "photo_error",
+            "success": "false",
+            "errorCode": request.code,
+            "errorMessage": request.message,
+        }
+        await self._webhooks.post_form(request.url, fields, timeout=10.0)
+
+    # ================================================================================================ sockets
+
+    def watch(self, connection: Connection, policy: LivenessPolicy, *, is_app: bool) -> None:
+        """A socket is open: from now on its liveness is ours."""
+        self._connections[connection.id] = connection
+        self._alive[connection.id] = (Liveness(connection.id, policy, self._loop.time()), is_app)
+        self._metrics.counter("connects_total").labels(kind="app" if is_app else "glasses").inc()
+
+    def peer_asked(self, connection_id: int) -> None:
+        """The peer sent a ping of its own."""
+        alive = self._alive.get(connection_id)
+        if alive is not None:
+            alive[0].peer_asked(self._loop.time())
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+        for connection_id, (alive, is_app) in list(self._alive.items()):
+            connection = self._connections[connection_id]
+            if connection.last_inbound_at > alive.heard_at:
+                alive.received(connection.last_inbound_at)
+            if connection.sent != self._sent.get(connection_id):
+                self._sent[connection_id] = connection.sent
+                alive.sent(now)
+            for effect in alive.handle_deadline(now):
+                match effect:
+                    case Ask():
+                        connection.ping()
+                    case Speak():
+                        connection.send(_APP_NOISE if is_app else _GLASSES_NOISE, Delivery.LOSSY)
+                        self._sent[connection_id] = connection.sent
+                    case Dead(_, silent):
+                        log.info("connection %d is dead: silent for %.0f s", connection_id, silent)
+                        connection.close(CloseCode.GOING_AWAY, "Ping timeout - no pong received")
+                        connection.abort()
+                    case _:
+                        assert_never(effect)
+
+    def _forget_connection(self, connection: Connection, kind: str, code: int) -> None:
+        self._connections.pop(connection.id, None)
+        self._alive.pop(connection.id, None)
+        self._sent.pop(connection.id, None)
+        label = str(code) if 1000 <= code <= 1015 or code == CloseCode.REPLACED else "other"
+        self._metrics.counter("disconnects_total").labels(kind=kind, code=label).inc()
+
+    def admission(self, user_id: str) -> tuple[int, ErrorCode, float] | None:
+        """Why this user may not connect now: HTTP status, code and seconds to wait; None = welcome."""
+        if self._draining:
+            return 503, ErrorCode.DRAINING, 5.0
+        if user_id not in self._sessions and len(self._sessions) >= self._config.sessions.sessions_max:
+            return 503, ErrorCode.OVERLOADED, 30.0
+        wait = self._connects.retry_after(user_id, self._loop.time())
+        if wait > 0:
+            self._metrics.counter("rate_limited_total").labels(kind="connect").inc()
+            return 429, ErrorCode.RATE_LIMITED, wait
+        return None
+
+    def glasses_opened(self, connection: Connection, identity: Identity) -> SessionEntry | None:
+        """An authenticated glasses client is here."""
+        if self._draining:
+            connection.close(CloseCode.SERVICE_RESTART, "Server restarting")
+            return None
+        entry = self._sessions.get(identity.user_id)
+        if entry is None:
+            entry = self._create(identity.user_id, with_glasses=True)
+        elif entry.session.state is SessionState.DETACHED:
+            self._metrics.counter("reconnects_total").labels(kind="glasses").inc()
+            self._metrics.counter("grace_total").labels(kind="glasses", outcome="returned").inc()
+        entry.remote, entry.token_id = connection.remote, identity.token_id
+        entry.audio.reset()
+        self.feed(entry, entry.session.glasses_connected, connection.id)
+        self._history(entry)
+        return entry
+
+    def glasses_closed(self, entry: SessionEntry | None, connection: Connection, code: int) -> None:
+        self._forget_connection(connection, "glasses", code)
+        if entry is not None:
+            self.feed(entry, entry.session.glasses_lost, connection.id)
+            self._history(entry)
+
+    def glasses_audio(self, entry: SessionEntry, connection_id: int, data: bytes) -> None:
+        """A binary frame of a glasses client: decoded once, whoever listens."""
+        session = entry.session
+        if session.glasses_connection != connection_id:
+            return
+        self._audio_frames.inc()
+        audio = entry.audio
+        gaps, lost = audio.gaps, audio.lost
+        pcm = audio.decode(data, self._loop.time())
+        if audio.gaps != gaps:
+            self._metrics.counter("audio_gaps_total").inc(audio.gaps - gaps)
+            self._metrics.counter("audio_lost_seconds_total").inc(audio.lost - lost)
+        if entry.speech is not None and session.microphone.is_wanted and pcm:
+            entry.speech.feed(pcm)
+        self.feed(entry, session.glasses_audio, connection_id, pcm)
+
+    def app_opened(self, socket: AppSocket, connection: Connection, claim: Claim) -> SessionEntry:
+        """Prove who an app socket is. Raises ProtocolError with the words that it is told."""
+        record = self._store.apps.get(claim.package)
+        user_id = _claimed_user(claim)
+        entry = self._sessions.get(user_id)
+        if record is None or not api_key_matches(claim.api_key, record.hashed_api_key):
+            if entry is not None:
+                entry.session.app_wrong_key(claim.package)
+            raise ProtocolError(ErrorCode.INVALID_API_KEY, "Invalid API key")
+        if self._draining:
+            raise ProtocolError(ErrorCode.DRAINING, "the server is restarting")
+        if entry is None:
+            if len(self._sessions) >= self._config.sessions.sessions_max:
+                raise ProtocolError(ErrorCode.OVERLOADED, "too many sessions")
+            if user_id not in self._returning:
+                raise ProtocolError(ErrorCode.SESSION_NOT_FOUND, "Session not found")
+            # The previous process left this user's session behind, and his app is back before his glasses.
+            entry = self._create(user_id, with_glasses=False)
+        return entry
+
+    def app_closed(self, entry: SessionEntry | None, package: str, connection: Connection, code: int) -> None:
+        self._forget_connection(connection, "app", code)
+        if entry is not None:
+            self.feed(entry, entry.session.app_lost, package, connection.id)
+
+    def refused(self, code: ErrorCode) -> None:
+        """For the metrics: an app socket was turned away."""
+        self._metrics.counter("refused_total").labels(kind="app", code=code.value).inc()
+
+    def timestamp(self) -> str:
+        return iso(time.time())
+
+    # ================================================================================================ effects in detail
+
+    def _recorded(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any]) -> None:
+        match kind:
+            case "display_settled":
+                self._metrics.counter("display_updates_total").labels(outcome=detail["outcome"]).inc()
+                if detail["outcome"] == "shown":
+                    self._display_hop.observe(detail["waited"])
+            case "display_result":
+                if detail["edge_ms"] is not None:
+                    self._edge_hop.observe(detail["edge_ms"] / 1000)
+                if detail["ble_ms"] is not None:
+                    self._ble_hop.observe(detail["ble_ms"] / 1000)
+            case "link_resumed":
+                recovered = str(detail["recovered"]).lower()
+                self._metrics.counter("link_resumes_total").labels(recovered=recovered).inc()
+            case "bad_glasses_frame" | "bad_app_frame":
+                self._metrics.counter("malformed_messages_total").labels(direction="in").inc()
+            case "glasses_connected" | "glasses_lost":
+                self._history(entry)
+        self._note(entry, kind, detail)
+
+    def _note(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any]) -> None:
+        self._trace_seq += 1
+        self._trace.append(
+            {
+                "seq": self._trace_seq,
+                "at": time.time(),
+                "user": entry.session.user_id,
+                "kind": kind,
+                **redact(dict(detail)),
+            }
+        )
+
+    def _app_moved(self, entry: SessionEntry, moved: fx.AppMoved, now: float) -> None:
+        match (moved.before, moved.after):
+            case (AppState.GRACE, AppState.CONNECTED):
+                self._metrics.counter("grace_total").labels(kind="app", outcome="returned").inc()
+                self._metrics.counter("reconnects_total").labels(kind="app").inc()
+            case (AppState.GRACE, AppState.ERROR | AppState.DISCONNECTED):
+                self._metrics.counter("grace_total").labels(kind="app", outcome="expired").inc()
+            case (AppState.ERROR, AppState.LOADING):
+                self._metrics.counter("app_restarts_total").labels(outcome="tried").inc()
+        log.debug("user %s: %s is %s", short(entry.session.user_id), moved.package, moved.after.value)
+        self._note(
+            entry,
+            "app",
+            {
+                "package": moved.package,
+                "before": moved.before.value,
+                "after": moved.after.value,
+                "reason": moved.reason.value,
+            },
+        )
+
+    def _start_settled(self, entry: SessionEntry, settled: fx.StartSettled, now: float) -> None:
+        began = entry.started_at.pop(settled.package, None)
+        if began is not None:
+            outcome = "ok" if settled.ok else (settled.stage or Stage.CONNECTION).value.lower()
+            self._metrics.histogram("app_start_seconds").labels(outcome=outcome).observe(now - began)
+        if settled.ok:
+            result = AppOutcome()
+        elif settled.stage is Stage.WEBHOOK and settled.package not in self._apps:
+            result = AppOutcome(ErrorCode.NOT_FOUND, "App not found")
+        else:
+            result = AppOutcome(_CODES[settled.stage or Stage.CONNECTION], settled.message)
+        for waiter in entry.starts.pop(settled.package, []):
+            if not waiter.done():
+                waiter.set_result(result)
+        if not settled.ok:
+            self._note(
+                entry,
+                "start_failed",
+                {"package": settled.package, "stage": settled.stage, "why": settled.message},
+            )
+
+    def _presence(self, entry: SessionEntry, package: str, session_id: str, present: bool) -> None:
+        user_id = entry.session.user_id
+        if present:
+            entry.connected_at[package] = time.time()
+            self._rooms.arrived(user_id, package, session_id)
+        else:
+            entry.connected_at.pop(package, None)
+            if self._sessions.get(user_id) in (entry, None):
+                self._deliver_later(self._rooms.left(user_id, package, self.timestamp()))
+            for stream_id in [s for s, stream in entry.streams.items() if stream.package == package]:
+                self._audio_ended(entry, package, stream_id)
+
+    def _to_other_users(self, entry: SessionEntry, package: str, message: Any) -> None:
+        user_id, at = entry.session.user_id, self.timestamp()
+        match message:
+            case app.AppBroadcastMessage():
+                sends = self._rooms.broadcast(user_id, package, message, at)
+            case app.AppDirectMessage():
+                sends = self._rooms.direct(user_id, package, message, at)
+            case app.AppRoomJoin():
+                sends = self._rooms.join(user_id, package, message, at)
+            case app.AppRoomLeave():
+                sends = self._rooms.leave(user_id, package, message, at)
+            case _:
+                sends = self._rooms.discovered(user_id, package, at)
+        self._deliver_later(sends)
+
+    def _deliver_later(self, sends: Sequence[Send]) -> None:
+        """Other sessions are fed in the next turn: never one session from inside another."""
+        if sends:
+            self._loop.call_soon(self._deliver, sends)
+
+    def _deliver(self, sends: Sequence[Send]) -> None:
+        for send in sends:
+            target = self._sessions.get(send.user)
+            if target is not None:
+                self.feed(target, target.session.deliver, send.package, send.message)
+
+    def _speech_needs(self, entry: SessionEntry, languages: frozenset[tuple[str, str | None]]) -> None:
+        if entry.speech is not None:
+            entry.speech.need(languages)
+        self._note(entry, "speech", {"languages": sorted(f"{s}>{t}" if t else s for s, t in languages)})
+
+    # ------------------------------------------------------------------------------------------------ audio of apps
+
+    def _audio_opened(self, entry: SessionEntry, opened: fx.AudioStreamOpened) -> None:
+        while len(entry.streams) >= AUDIO_STREAMS_MAX:
+            oldest = next(iter(entry.streams))
+            self._audio_ended(entry, entry.streams[oldest].package, oldest)
+        entry.streams[opened.stream_id] = _AudioStream(
+            opened.package, opened.content_type, asyncio.Queue(AUDIO_CHUNKS_MAX + 1)
+        )
+        url = f"{self._base_url()}/api/audio/stream/{entry.session.user_id}/{opened.stream_id}"
+        ready = AudioStreamReady(stream_id=opened.stream_id, stream_url=url)
+        self._loop.call_soon(self.feed, entry, entry.session.deliver, opened.package, ready)
+
+    def _audio_ended(self, entry: SessionEntry, package: str, stream_id: str) -> None:
+        stream = entry.streams.get(stream_id)
+        if stream is not None and stream.package == package:
+            _end_stream(stream)
+            if stream.taken:
+                del entry.streams[stream_id]
+
+    def app_binary(self, entry: SessionEntry, package: str, data: bytes) -> None:
+        """SDK 3: 36 bytes of stream id, then audio for the phone. Anything else is ignored (wire spec A.2)."""
+        if len(data) <= 36:
+            return
+        stream = entry.streams.get(data[:36].decode("ascii", "replace"))
+        if stream is None or stream.package != package:
+            return
+        if stream.chunks.qsize() >= AUDIO_CHUNKS_MAX:
+            stream.dropped += 1
+            self._metrics.counter("dropped_total").labels(reason="audio_stream").inc()
+            return
+        stream.chunks.put_nowait(data[36:])
+
+    def audio_stream(self, user_id: str, stream_id: str) -> AsyncIterator[bytes] | None:
+        entry = self._sessions.get(user_id)
+        stream = None if entry is None else entry.streams.get(stream_id)
+        if entry is None or stream is None or stream.taken:
+            return None
+        stream.taken = True
+        return self._chunks(entry, stream_id, stream)
+
+    async def _chunks(
+        self, entry: SessionEntry, stream_id: str, stream: _AudioStream
+    ) -> AsyncIterator[bytes]:
+        try:
+            while (chunk := await stream.chunks.get()) is not None:
+                yield chunk
+        finally:
+            if entry.streams.get(stream_id) is stream:
+                del entry.streams[stream_id]
+
+    # ================================================================================================ for the routes
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def session_count(self) -> int:
+        """Sessions that live, and those that are being wound up."""
+        return len(self._sessions) + len(self._ending)
+
+    def snapshot(self) -> Sequence[SessionView]:
+        return [self._view(entry) for entry in self._sessions.values()]
+
+    def session_view(self, user_id: str) -> SessionView | None:
+        entry = self._sessions.get(user_id)
+        return None if entry is None else self._view(entry)
+
+    def _view(self, entry: SessionEntry) -> SessionView:
+        session, now = entry.session, self._loop.time()
+        self._history(entry)
+        return SessionView(
+            user_id=session.user_id,
+            session_id=session.user_id,
+            state=session.state.value,
+            reason=session.reason,
+            since=now - session.since,
+            connected=session.glasses_connection is not None,
+            remote=entry.remote,
+            client=None if session.glasses_connection is None else _client(session),
+            model_name=session.device.get("modelName"),
+            microphone=session.microphone.state.value,
+            apps=tuple(_app_view(entry, state, now) for state in session.app_states()),
+            display=session.display.shown,
+            history=tuple(entry.history),
+            extra={
+                "edge": session.edge_status,
+                "battery": session.device.get("batteryLevel"),
+                "link": {
+                    "state": session.link.state.value,
+                    "sequenced": session.link.sequenced,
+                    "backlog": session.link.backlog,
+                },
+                "speech": sorted(f"{s}>{t}" if t else s for s, t in session.subscriptions.speech),
+                "audio": {
+                    "frames": entry.audio.frames,
+                    "gaps": entry.audio.gaps,
+                    "decode_failures": entry.audio.failures,
+                    "shed": session.audio_shed,
+                },
+                "unknown_messages": session.unknown_messages,
+                "location_tier": session.subscriptions.location_tier,
+            },
+        )
+
+    def session_owner(self, session_id: str) -> tuple[str, str] | None:
+        for user_id, entry in self._sessions.items():
+            if not session_id.startswith(user_id):
+                continue
+            for state in entry.session.app_states():
+                if entry.session.session_id_of(state["package"]) == session_id:
+                    return user_id, state["package"]
+        return None
+
+    def users_of(self, package_name: str) -> Sequence[Presence]:
+        found = []
+        for user_id in self._rooms.users_of(package_name):
+            entry = self._sessions.get(user_id)
+            if entry is not None:
+                found.append(Presence(user_id, user_id, entry.connected_at.get(package_name, 0.0)))
+        return found
+
+    def trace(self, since: int = 0) -> Sequence[Mapping[str, Any]]:
+        self._watched_until = max(self._watched_until, self._loop.time() + 60.0)
+        return [record for record in self._trace if record["seq"] > since]
+
+    async def start_app(self, user_id: str, package_name: str) -> AppOutcome:
+        if self._draining:
+            return AppOutcome(ErrorCode.DRAINING, "the server is restarting")
+        entry = self._sessions.get(user_id)
+        if entry is None:
+            return AppOutcome(ErrorCode.SESSION_NOT_FOUND, "no glasses client is connected for this user")
+        if entry.session.state is SessionState.DETACHED:
+            return AppOutcome(
+                ErrorCode.GLASSES_DISCONNECTED, "the glasses client is gone for the moment; try again"
+            )
+        return await self._wait(entry, entry.starts, package_name, entry.session.start_app, ErrorCode.TIMEOUT)
+
+    async def stop_app(self, user_id: str, package_name: str) -> AppOutcome:
+        entry = self._sessions.get(user_id)
+        if entry is None:
+            # Without a session nothing runs; what the user wants is remembered all the same.
+            try:
+                await self._store.set_wanted(user_id, package_name, False)
+            except StoreError as error:
+                return AppOutcome(ErrorCode.INTERNAL_ERROR, str(error))
+            return AppOutcome()
+        return await self._wait(entry, entry.stops, package_name, entry.session.stop_app, ErrorCode.TIMEOUT)
+
+    async def _wait(
+        self,
+        entry: SessionEntry,
+        waiters: dict[str, list[asyncio.Future[AppOutcome]]],
+        package: str,
+        method: Callable[..., list[fx.Effect]],
+        late: ErrorCode,
+    ) -> AppOutcome:
+        future: asyncio.Future[AppOutcome] = self._loop.create_future()
+        waiters.setdefault(package, []).append(future)
+        self.feed(entry, method, package)
+        try:
+            outcome = await asyncio.wait_for(future, CALLER_PATIENCE)
+        except TimeoutError:
+            outcome = AppOutcome(late, "no outcome in time")
+        finally:
+            if future in waiters.get(package, []):
+                waiters[package].remove(future)
+        if entry.saves:  # what the user asked for is on disk before he is told so
+            await asyncio.wait(set(entry.saves), timeout=5.0)
+        return outcome
+
+    async def end_session(self, user_id: str, reason: str) -> bool:
+        entry = self._sessions.get(user_id)
+        if entry is None:
+            return False
+        self.feed(entry, entry.session.end, reason)
+        return True
+
+    def phone_event(self, user_id: str, message: GlassesToCloud) -> bool:
+        entry = self._sessions.get(user_id)
+        if entry is None:
+            return False
+        self.feed(entry, entry.session.phone_message, message)
+        return True
+
+    def device_state(self, user_id: str, changes: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        entry = self._sessions.get(user_id)
+        if entry is None:
+            return None
+        self.feed(entry, entry.session.device_state, changes)
+        session = entry.session
+        return {
+            "isGlassesConnected": bool(session.device.get("connected", session.device.get("modelName"))),
+            "isPhoneConnected": session.glasses_connection is not None,
+            "modelName": session.device.get("modelName"),
+            "capabilities": session.capabilities,
+        }
+
+    def configure_audio(self, user_id: str, format: str, lc3: Mapping[str, Any] | None) -> bool:
+        """Raises ValueError naming the member that cannot be used."""
+        entry = self._sessions.get(user_id)
+        if entry is None:
+            return False
+        entry.audio.configure(format, lc3)
+        self._note(entry, "audio_configured", {"format": format})
+        return True
+
+    def set_datetime(self, user_id: str, datetime: str) -> bool:
+        """Raises ProtocolError for a text that is no date."""
+        entry = self._sessions.get(user_id)
+        if entry is None:
+            return False
+        now = self._loop.time()
+        effects = entry.session.set_datetime(datetime, now)  # its complaint belongs to the caller
+        self.feed(entry, lambda at: effects)
+        return True
+
+    def photo_expected(self, user_id: str, request_id: str) -> bool:
+        entry = self._sessions.get(user_id)
+        return entry is not None and entry.session.requests.photo_uploaded(request_id) is not None
+
+    def photo_uploaded(self, user_id: str, request_id: str, data: bytes, mime_type: str, url: str) -> bool:
+        entry = self._sessions.get(user_id)
+        package = None if entry is None else entry.session.requests.photo_uploaded(request_id)
+        record = None if package is None else self._store.apps.get(package)
+        if entry is None or record is None:
+            return False
+        self._spawn(entry, self._forward_photo(record, request_id, data, mime_type))
+        self.feed(entry, entry.session.photo_arrived, request_id, url)
+        return True
+
+    async def _forward_photo(self, record: AppRecord, request_id: str, data: bytes, mime_type: str) -> None:
+        suffix = mime_type.rpartition("/")[2] or "jpeg"
+        await self._webhooks.post_form(
+            record.public_url.rstrip("/") + "/photo-upload",
+            {"requestId": request_id, "success": "true", "type": "photo_upload"},
+            FormFile("photo", f"{request_id}.{suffix}", data, mime_type),
+            timeout=20.0,
+        )
+
+    def say(self, user_id: str, text: str, language: str, *, final: bool = True) -> bool:
+        entry = self._sessions.get(user_id)
+        if entry is None or not text:
+            return False
+        session = entry.session
+        at = (self._loop.time() - session.started_at) * 1000
+        event = {
+            "type": "transcription",
+            "text": text,
+            "utteranceId": secrets.token_hex(6),
+            "transcribeLanguage": language,
+            "startTime": round(at),
+            "endTime": round(at),
+            "duration": 0,
+            "provider": "text",
+        }
+        self.feed(entry, session.voice, True)
+        self.feed(entry, session.speech, {**event, "isFinal": False})
+        if final:
+            self.feed(entry, session.speech, {**event, "isFinal": True})
+            # Typed words can only be passed on untranslated; the apps see that.
+            for source, target in session.subscriptions.speech:
+                if target is not None and source in ("all", language):
+                    translated = {
+                        **event,
+                        "type": "translation",
+                        "originalText": text,
+                        "translateLanguage": target,
+                        "didTranslate": False,
+                        "isFinal": True,
+                    }
+                    self.feed(entry, session.speech, translated)
+            self.feed(entry, session.voice, False)
+        return True
+
+    def push_app_settings(self, user_id: str, package_name: str) -> None:
+        entry = self._sessions.get(user_id)
+        if entry is not None:
+            self._spawn(entry, self._push_app_settings(entry, package_name))
+
+    async def _push_app_settings(self, entry: SessionEntry, package: str) -> None:
+        try:
+            values = await self._store.get_app_settings(entry.session.user_id, package)
+        except StoreError:
+            self._metrics.counter("store_failures_total").labels(operation="get_app_settings").inc()
+            return
+        self.feed(entry, entry.session.app_settings_changed, package, values)
+
+    def push_user_settings(self, user_id: str) -> None:
+        entry = self._sessions.get(user_id)
+        if entry is not None:
+            self._spawn(entry, self._push_user_settings(entry))
+
+    async def _push_user_settings(self, entry: SessionEntry) -> None:
+        try:
+            settings = await self._store.get_user_settings(entry.session.user_id)
+        except StoreError:
+            self._metrics.counter("store_failures_total").labels(operation="get_user_settings").inc()
+            return
+        self.feed(entry, entry.session.settings_changed, settings)
+
+    def apps_changed(self, user_id: str | None) -> None:
+        entries = list(self._sessions.values()) if user_id is None else [self._sessions.get(user_id)]
+        for entry in entries:
+            if entry is None:
+                continue
+            for state in entry.session.app_states():
+                self.feed(entry, entry.session.record_changed, state["package"])
+            self.feed(entry, entry.session.announce)
+
+    def app_server_restarted(self, package_name: str) -> int:
+        """The app's server was found, registered itself or restarted: bring its sessions back now."""
+        recovered = 0
+        record = self._store.apps.get(package_name)
+        if record is not None:
+            self._endpoints.seen(record.public_url.rstrip("/"))
+        for entry in list(self._sessions.values()):
+            life = entry.session.app(package_name)
+            if life is not None and life.state is AppState.ERROR and life.wanted:
+                recovered += 1
+                self.feed(entry, entry.session.app_server_seen, package_name)
+        return recovered
+
+    def close_app(self, package_name: str, reason: str) -> None:
+        for entry in list(self._sessions.values()):
+            if entry.session.app(package_name) is not None:
+                self.feed(entry, entry.session.stop_app, package_name)
+                self._note(entry, "app_closed", {"package": package_name, "reason": reason})
+
+    def token_revoked(self, user_id: str, token_id: str) -> None:
+        entry = self._sessions.get(user_id)
+        if entry is None or entry.token_id != token_id:
+            return
+        connection_id = entry.session.glasses_connection
+        connection = None if connection_id is None else self._connections.get(connection_id)
+        if connection is not None:
+            body = b'{"type":"auth_error","message":"This credential was revoked"}'
+            connection.send(Frame.text(body), Delivery.RELIABLE)
+            connection.close(CloseCode.POLICY, "credential revoked")
+
+    async def drain(self) -> None:
+        """Everyone is told to come back (1012); state is flushed. Ends within the configured time."""
+        if not self._draining:
+            self._draining = True
+            for entry in list(self._sessions.values()):
+                self.feed(entry, entry.session.drain)
+        saves = {task for entry in (*self._sessions.values(), *self._ending) for task in entry.saves}
+        if saves:
+            await asyncio.wait(saves, timeout=self._config.drain_timeout)
+
+    async def close(self) -> None:
+        """Stop every timer and task. After this nothing of the hub lives."""
+        await self.drain()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for entry in (*self._sessions.values(), *list(self._ending)):
+            self._finish(entry)
+        await asyncio.sleep(0)
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def publish(self) -> None:
+        """Give the numbers that are counted elsewhere to the metrics; called before a scrape."""
+        states = {state.value: 0 for state in SessionState}
+        app_states = {state.value: 0 for state in AppState}
+        microphones = 0
+        for entry in self._sessions.values():
+            states[entry.session.state.value] += 1
+            microphones += entry.session.microphone.state is not MicrophoneState.OFF
+            for state in entry.session.app_states():
+                app_states[state["state"]] += 1
+        for name, count in states.items():
+            self._metrics.gauge("sessions").labels(state=name).set(count)
+        for name, count in app_states.items():
+            self._metrics.gauge("app_sessions").labels(state=name).set(count)
+        self._metrics.gauge("microphones_on").set(microphones)
+
+
+def _timing(config: CloudConfig) -> SessionTiming:
+    return SessionTiming(
+        grace=config.sessions.grace,
+        lifecycle=LifecycleTiming(grace=config.sessions.app_grace, webhook=config.webhooks.timeout),
+        display=DisplayTiming(interval=config.display.interval, boot=config.display.boot),
+    )
+
+
+def _with_restore_delay(timing: SessionTiming, delay: float) -> SessionTiming:
+    values = {name: getattr(timing, name) for name in SessionTiming.__dataclass_fields__}
+    return SessionTiming(**(values | {"restore_delay": delay}))
+
+
+def _local_utc_offset() -> float:
+    """The server's zone, until the phone tells the wearer's."""
+    return float(time.localtime().tm_gmtoff)
+
+
+def _claimed_user(claim: Claim) -> str:
+    """The user that a claim names. Its own package is the suffix; nothing is split (CON-11)."""
+    if claim.user_id:
+        return claim.user_id.lower()
+    session_id, suffix = claim.session_id or "", f"-{claim.package}"
+    if not session_id.endswith(suffix) or len(session_id) == len(suffix):
+        raise ProtocolError(
+            ErrorCode.SESSION_NOT_FOUND,
+            "Session not found" if "-" in session_id else "Invalid session ID format",
+        )
+    return session_id[: -len(suffix)].lower()
+
+
+def _why(result: WebhookResult) -> str:
+    """A failure in words for the developer."""
+    if result.ok:
+        return ""
+    if result.status is not None:
+        return f"error_status: the webhook answered {result.status}"
+    return (result.error.value if result.error else "failed") + ": the webhook brought no answer"
+
+
+def _client(session: Session) -> str:
+    return "edge" if session.link.sequenced else "phone"
+
+
+def _end_stream(stream: _AudioStream) -> None:
+    if not stream.chunks.full():
+        stream.chunks.put_nowait(None)
+
+
+def _app_view(entry: SessionEntry, state: Mapping[str, Any], now: float) -> AppView:
+    life = entry.session.app(state["package"])
+    starting = state["state"] in ("loading", "connecting")
+    next_attempt = state["next_attempt"]
+    info = entry.session.info(state["package"])
+    return AppView(
+        package_name=state["package"],
+        state=state["state"],
+        reason=state["reason"],
+        wanted=state["wanted"],
+        running=starting or (life is not None and life.is_running),
+        foreground=info is not None and info.kind == "standard" and life is not None and life.is_running,
+        last_active_at=entry.connected_at.get(state["package"]),
+        last_error=state["last_error"] or None,
+        attempt=state["failures"],
+        next_attempt_in=None if next_attempt is None else max(0.0, next_attempt - now),
+        subscriptions=tuple(state["subscriptions"]),
+    )
+
+
+__all__ = ["GlassesSocket", "Hub", "SessionEntry", "SpeechFactory", "SpeechFeed", "StopReason"]

@@ -1,0 +1,317 @@
+"""The composition root of the cloud: makes every part, joins them, starts and ends them in the right order.
+
+Rules: no logic of its own beyond that order and the admission of upgrades. Ready is said when serving, with the real port.
+The end is a drain: refuse the new, tell everyone to come back, flush, exit. Sources: product.md (ready line, signals);
+failure catalogue PRO-05, PRO-06, CON-06.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final
+
+import orjson
+
+from cloud.app_socket import AppSocket, Claim
+from cloud.auth import AuthError, TokenVerifier, bearer
+from cloud.config import DATABASE_FILE, CloudConfig, prepare_data_dir
+from cloud.glasses_socket import GlassesSocket
+from cloud.http.app import build_http_app
+from cloud.http.routing import RouteSpec
+from cloud.http.services import Services
+from cloud.hub import Hub, SpeechFactory
+from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest
+from cloud.metrics import LoopWatch, Metrics
+from cloud.store.base import Store, StoreError
+from cloud.store.sqlite import SqliteStore
+from cloud.webhooks import LOOPBACK, DestinationPolicy, WebhookClient
+from wire.errors import ConfigError, ErrorCode
+from wire.messages import iso
+
+try:
+    import uvloop
+except ImportError:  # pragma: no cover - Windows
+    uvloop = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+GLASSES_PATHS: Final = frozenset({"/glasses-ws", "/ws/client"})
+APP_PATHS: Final = frozenset({"/app-ws", "/ws/miniapp"})
+#: Objects older than two young generations are sessions and connections; looking at them often finds nothing.
+GC_THRESHOLD: Final = (50_000, 20, 100)
+
+
+class Cloud:
+    """A running cloud: `async with Cloud(config) as cloud: cloud.url, cloud.hub, cloud.store`."""
+
+    def __init__(
+        self,
+        config: CloudConfig,
+        *,
+        extra_routes: Sequence[RouteSpec] = (),
+        speech: SpeechFactory | None = None,
+        store: Store | None = None,
+        sock: socket.socket | None = None,
+        reuse_port: bool = False,
+    ) -> None:
+        """`extra_routes`: the console's. `store`: another than the data directory's SQLite. `sock`: already bound."""
+        self.config = config.ready_to_serve()
+        self._extra_routes = extra_routes
+        self._speech = speech
+        self._given_store = store
+        self._sock = sock
+        self._reuse_port = reuse_port
+        self.port = 0
+        self.hub: Hub
+        self.store: Store
+        self.metrics: Metrics
+        self.services: Services
+        self.verifier: TokenVerifier
+
+    @property
+    def url(self) -> str:
+        """Where this process listens."""
+        host = "127.0.0.1" if self.config.host in ("0.0.0.0", "::", "") else self.config.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    async def __aenter__(self) -> Cloud:
+        """Raises ConfigError when the configuration, the data directory or the port cannot be used."""
+        config = self.config
+        self.metrics = Metrics()
+        self.loop_watch = LoopWatch(self.metrics)
+        if self._given_store is not None:
+            self.store = self._given_store
+        else:
+            self.store = await SqliteStore.open(prepare_data_dir(config.directory) / DATABASE_FILE)
+        auth = config.auth
+        assert auth.secret is not None  # `ready_to_serve` saw to it
+        self.verifier = TokenVerifier(
+            [auth.secret.get_secret_value(), *(s.get_secret_value() for s in auth.previous_secrets)],
+            require_exp=auth.require_exp,
+            leeway=auth.leeway,
+            revoked=await self.store.revoked_token_ids(),
+        )
+        allow = {*config.webhooks.allow, *({LOOPBACK} if config.profile == "dev" else ())}
+        self._webhooks = WebhookClient(
+            DestinationPolicy(allow, allow_http=config.webhooks.allow_http),
+            concurrency_max=config.webhooks.concurrency_max,
+        )
+        self.hub = Hub(
+            config=config,
+            store=self.store,
+            webhooks=self._webhooks,
+            metrics=self.metrics,
+            websocket_url=lambda: config.app_socket_url(self.port),
+            base_url=lambda: config.base_url(self.port),
+            speech=self._speech,
+            returning_users=frozenset(s.user_id for s in await self.store.list_sessions()),
+        )
+        self.services = Services.make(
+            config=config,
+            store=self.store,
+            hub=self.hub,
+            verifier=self.verifier,
+            metrics=self.metrics,
+            webhooks=self._webhooks,
+            loop_watch=self.loop_watch,
+        )
+        limits = config.limits
+        self.listener = Listener(
+            http_app=build_http_app(self.services, extra=self._extra_routes),
+            upgrade=self._upgrade,
+            limits=Limits(
+                text_max=limits.text_bytes_max,
+                binary_max=limits.binary_bytes_max,
+                handshake_timeout=limits.handshake_timeout,
+                unauthenticated_max=limits.unauthenticated_max,
+                permessage_deflate=limits.permessage_deflate,
+            ),
+            trusted_proxies=config.trusted_proxies,
+        )
+        stats = self.listener.stats
+        self.metrics.read_on_scrape(
+            "slow_consumers_total",
+            "Connections closed because their peer did not read.",
+            lambda: stats.slow_consumers,
+            counter=True,
+        )
+        self.metrics.read_on_scrape(
+            "frames_dropped_total", "Lossy frames dropped.", lambda: stats.dropped_lossy, counter=True
+        )
+        self.metrics.read_on_scrape(
+            "frames_replaced_total",
+            "State frames replaced by newer.",
+            lambda: stats.replaced_latest,
+            counter=True,
+        )
+        self.metrics.read_on_scrape("sessions_alive", "Sessions in memory.", lambda: self.hub.session_count)
+        try:
+            _, self.port = await self.listener.start(
+                config.host, config.port, sock=self._sock, reuse_port=self._reuse_port
+            )
+        except OSError as error:
+            await self._close_parts()
+            raise ConfigError(
+                f"port {config.port} on {config.host}",
+                f"it cannot be used ({error.strerror or error})",
+                "Choose another with --port, or stop the program that holds it.",
+            ) from error
+        self.services.port = self.port
+        self.loop_watch.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.listener.stop_accepting()
+        await self.hub.drain()
+        await self.listener.close(timeout=self.config.drain_timeout)
+        self.loop_watch.stop()
+        await self._close_parts()
+
+    async def _close_parts(self) -> None:
+        await self.hub.close()
+        await self._webhooks.close()
+        if self.services.synthesis is not None:
+            await self.services.synthesis.close()
+        if self._given_store is None:
+            await self.store.close()
+
+    # ------------------------------------------------------------------------------------------------ upgrades
+
+    def _upgrade(self, request: UpgradeRequest) -> Accept | Reject:
+        if request.path in GLASSES_PATHS:
+            return self._glasses(request)
+        if request.path in APP_PATHS:
+            return self._app(request)
+        return Reject(404, {"error": "no such WebSocket path", "paths": sorted(GLASSES_PATHS | APP_PATHS)})
+
+    def _glasses(self, request: UpgradeRequest) -> Accept | Reject:
+        token = bearer(request.headers.get("authorization")) or request.query.get("token")
+        try:
+            identity = self.verifier.verify(token)
+        except AuthError as error:
+            self.metrics.counter("refused_total").labels(kind="glasses", code=error.code.value).inc()
+            return Reject(
+                401,
+                {
+                    "type": "connection_error",
+                    "code": error.code,
+                    "message": str(error),
+                    "timestamp": self._now(),
+                },
+            )
+        refusal = self.hub.admission(identity.user_id)
+        if refusal is not None:
+            status, code, wait = refusal
+            self.metrics.counter("refused_total").labels(kind="glasses", code=code.value).inc()
+            return Reject(
+                status,
+                {
+                    "type": "connection_error",
+                    "code": code,
+                    "message": _REFUSALS[code],
+                    "timestamp": self._now(),
+                },
+                {"Retry-After": str(max(1, round(wait)))},
+            )
+        return Accept(GlassesSocket(self.hub, identity))
+
+    def _app(self, request: UpgradeRequest) -> Accept | Reject:
+        """An SDK 2 app says who it is in its first message; others do in headers (wire spec 1.4)."""
+        if self.hub.draining:
+            return Reject(
+                503, self._tpa_error(ErrorCode.DRAINING, "the server is restarting"), {"Retry-After": "5"}
+            )
+        headers = request.headers
+        token = bearer(headers.get("authorization"))
+        user = headers.get("x-user-id")
+        if token is not None:
+            session_id = headers.get("x-session-id")
+            if not user or not session_id:
+                message = "Missing userId or sessionId in request headers"
+                return Reject(401, self._tpa_error(ErrorCode.MISSING_HEADERS, message))
+            try:
+                package, key = self.verifier.verify_app_token(token)
+            except AuthError as error:
+                return Reject(401, self._tpa_error(ErrorCode.JWT_INVALID, str(error)))
+            return Accept(AppSocket(self.hub, Claim(package, key, user_id=user)), authenticated=False)
+        named, key_header = headers.get("x-package-name"), headers.get("x-api-key")
+        if user and named and key_header:
+            return Accept(AppSocket(self.hub, Claim(named, key_header, user_id=user)), authenticated=False)
+        return Accept(AppSocket(self.hub), authenticated=False)
+
+    def _tpa_error(self, code: ErrorCode, message: str) -> dict[str, Any]:
+        return {"type": "tpa_connection_error", "code": code, "message": message, "timestamp": self._now()}
+
+    @staticmethod
+    def _now() -> str:
+        return iso(time.time())
+
+
+_REFUSALS: Final = {
+    ErrorCode.DRAINING: "the server is restarting",
+    ErrorCode.OVERLOADED: "the server is full",
+    ErrorCode.RATE_LIMITED: "too many connections of this user",
+}
+
+
+# ---------------------------------------------------------------------------------------------------- the process
+
+
+def run(config: CloudConfig, *, json_ready: bool, extra_routes: Sequence[RouteSpec] = ()) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError before serving."""
+    loop_factory = uvloop.new_event_loop if uvloop is not None else None
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_serve(config, json_ready, extra_routes))
+
+
+async def _serve(config: CloudConfig, json_ready: bool, extra_routes: Sequence[RouteSpec]) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    codes = {signal.SIGTERM: 0, signal.SIGINT: 130}
+    received: list[int] = []
+
+    def on_signal(number: signal.Signals) -> None:
+        received.append(codes[number])
+        stop.set()
+
+    for number in codes:
+        with suppress(NotImplementedError):  # Windows has no signal handlers on the loop
+            loop.add_signal_handler(number, on_signal, number)
+    loop.set_exception_handler(_contained)
+    try:
+        async with Cloud(config, extra_routes=extra_routes) as cloud:
+            # What lives now lives as long as the process; the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*GC_THRESHOLD)
+            ready = {"event": "ready", "url": cloud.url, "pid": os.getpid()}
+            if json_ready:
+                sys.stdout.buffer.write(orjson.dumps(ready) + b"\n")
+                sys.stdout.flush()
+            log.info("cloud is serving at %s", cloud.url)
+            await stop.wait()
+            log.info("draining")
+    except StoreError as error:
+        log.error("storage: %s", error)
+        return 1
+    return received[0] if received else 0
+
+
+def _contained(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The last boundary: an error that nobody owned is logged, and the process lives (PRO-01)."""
+    log.error("unhandled: %s", context.get("message"), exc_info=context.get("exception"))

@@ -1,0 +1,60 @@
+"""Health, readiness and metrics of the cloud."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloud.store.base import StoreError
+from tests.cloud.http_world import http_world
+
+
+async def test_health_has_mentras_shape(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as world:
+        body = (await world.get("/health")).json()
+        assert body["status"] == "ok"
+        assert body["timestamp"].endswith("Z")
+
+
+@pytest.mark.failure("PRO-06")
+async def test_liveness_depends_on_nothing_and_readiness_names_what_is_wrong(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as world:
+        assert (await world.get("/readyz")).json() == {
+            "status": "ready",
+            "checks": {"storage": "ok", "drain": "ok", "load": "ok"},
+        }
+        calls = 0
+
+        async def broken() -> None:
+            nonlocal calls
+            calls += 1
+            raise StoreError("disk full")
+
+        world.store.check = broken  # type: ignore[method-assign]
+        assert (await world.get("/readyz")).status_code == 200, "the last verdict holds for a second"
+        world.now += 1.0
+        for _ in range(3):
+            answer = await world.get("/readyz")
+            assert answer.status_code == 503
+            assert answer.json()["checks"]["storage"] == "disk full"
+        assert calls == 1
+        assert (await world.get("/livez")).json() == {"status": "alive"}
+        assert (await world.get("/health")).status_code == 200
+
+
+@pytest.mark.failure("PRO-02")
+async def test_an_overloaded_loop_is_not_ready_but_alive(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as world:
+        world.services.loop_watch.sample(2.0)
+        answer = await world.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["checks"]["load"] == "event loop 2.0 s late"
+        assert (await world.get("/livez")).status_code == 200
+
+
+async def test_metrics_are_prometheus_text(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as world:
+        answer = await world.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        assert "# TYPE glassbridge_loop_lag_seconds histogram" in answer.text

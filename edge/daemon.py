@@ -445,10 +445,10 @@ class Daemon:
 
     async def run(self, ready: Callable[[dict[str, Any]], None]) -> int:
         """Until a signal or `stop`. Raises ConfigError and GlassesError from the start-up only."""
-        await self._wait_for_radio()
-        await self._control.start()
+        await self._control.start()  # first: it refuses a second daemon, which would fight for the radio
         supervisors: list[asyncio.Task[None]] = []
         try:
+            await self._wait_for_radio()
             url = await self._port.start() if self._port is not None else None
             supervisors = [
                 asyncio.create_task(self._supervise(index, wearer), name=f"edge-wearer-{index}")
@@ -635,6 +635,9 @@ def _set_up_log(level: str) -> None:
     ):
         # At DEBUG these write headers (with the token) and payloads (with what the wearer reads).
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("bumble").setLevel(
+        logging.CRITICAL
+    )  # what it calls errors reach us as exceptions as well
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

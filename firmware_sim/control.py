@@ -5,7 +5,8 @@ Rules of this file:
 - 400: the request is malformed. 404: no such device or side. 409: nothing in the glasses takes the input now.
   Each answers `{"error": what and why, "fix": what would help}`.
 - `perform` is the one place where an input becomes an action; the scenario player uses it, too.
-- Nobody but this machine reaches it: it binds 127.0.0.1, and a browser page of another origin gets no CORS header.
+- Nobody but this machine reaches it: it binds 127.0.0.1, and a browser that shows a page of another origin, or was
+  led here by a foreign name, is refused (403).
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from firmware_sim import lens
-from firmware_sim.firmware.base import Action, Arm, NoTaker, UserInput, set_faults
+from firmware_sim.firmware.base import Action, Arm, Disconnect, NoTaker, UserInput, set_faults
 from firmware_sim.hci_port import SimError
 from firmware_sim.sound import LIVE_MAX, SoundError, read_wav
 
@@ -264,6 +268,35 @@ async def _faults(room: Room, resident: Resident, body: dict[str, Any]) -> dict[
     return {}
 
 
+async def _notify(room: Room, resident: Resident, body: dict[str, Any]) -> dict[str, Any]:
+    """The glasses say these bytes, 'hex'; with 'force' also to a host that has not subscribed."""
+    try:
+        data = bytes.fromhex(body.get("hex") or "")
+    except (TypeError, ValueError) as error:
+        raise BadInput("'hex' must be a string of hexadecimal digits") from error
+    if not data:
+        raise BadInput("'hex' must have at least one byte")
+    force = _flag(body, "force", False)
+    arms = find_arms(resident, body.get("side"))
+    peripherals = [resident.glasses.peripherals[arm.name] for arm in arms]
+    said = [peripheral.spec.arm for peripheral in peripherals if peripheral.say(data, force)]
+    if not said:
+        raise NoTaker("no arm is connected: nobody would hear the notification")
+    return {"said": said}
+
+
+async def _hang_up(room: Room, resident: Resident, body: dict[str, Any]) -> dict[str, Any]:
+    """The firmware ends the link in an orderly way, with 'reason' (HCI code)."""
+    reason = int(_number(body, "reason", 1, 0xFF, 0x13))
+    arms = [arm for arm in find_arms(resident, body.get("side")) if arm.link is not None]
+    if not arms:
+        raise NoTaker("nothing to hang up: no arm is connected")
+    for arm in arms:
+        assert arm.link is not None
+        resident.glasses.peripherals[arm.name].enqueue(Disconnect(arm.name, arm.link, reason))
+    return {"hung_up": [arm.name for arm in arms]}
+
+
 async def _forget_bonds(room: Room, resident: Resident, body: dict[str, Any]) -> dict[str, Any]:
     for arm in find_arms(resident, body.get("side")):
         await resident.glasses.peripherals[arm.name].forget_bonds()
@@ -296,6 +329,8 @@ _OTHERS = {
     "radio": _radio,
     "mtu": _mtu,
     "faults": _faults,
+    "notify": _notify,
+    "hang_up": _hang_up,
     "forget_bonds": _forget_bonds,
     "reject_pairing": _reject_pairing,
     "unplug": _unplug,
@@ -374,7 +409,29 @@ def application(room: Room) -> Starlette:
             SoundError: _on_sound_error,
             HTTPException: _on_http_exception,
         },
+        middleware=[Middleware(_LoopbackOnly)],
     )
+
+
+_LOOPBACK = {"127.0.0.1", "localhost", "[::1]", "::1"}
+
+
+class _LoopbackOnly:
+    """Refuses requests that a web page of somewhere else makes through the user's browser."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host = headers.get("host", "127.0.0.1").rpartition(":")[0] or headers.get("host", "127.0.0.1")
+            origin = urlsplit(headers.get("origin", "http://localhost")).hostname
+            if host not in _LOOPBACK or origin not in _LOOPBACK:
+                refusal = _problem(403, "the simulator answers pages and programs of this machine only")
+                await refusal(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 def _lens(room: Room, request: Request) -> tuple[Any, Any]:

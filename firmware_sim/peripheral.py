@@ -53,6 +53,19 @@ HANG_UP_MAX = 5.0
 _link_numbers = itertools.count(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Rogue:
+    """A notification that is sent whether or not the host subscribed: no correct device does that."""
+
+    arm: str
+    link: int
+    characteristic: str
+    data: bytes
+
+
+Work = Notify | Disconnect | Advertise | ForgetBond | Rogue
+
+
 class StrictCharacteristic(gatt.Characteristic):
     """A characteristic that refuses what its properties do not offer; Bumble's server leaves that open."""
 
@@ -89,7 +102,7 @@ class Peripheral:
         self.link_number: int | None = None
         self.pairing = PairingPolicy()
         self._characteristics: dict[str, StrictCharacteristic] = {}
-        self._work: asyncio.Queue[Notify | Disconnect | Advertise | ForgetBond] = asyncio.Queue(WORK_MAX)
+        self._work: asyncio.Queue[Work] = asyncio.Queue(WORK_MAX)
         self._worker: asyncio.Task[None] | None = None
         self._off = False
         address = hci.Address(spec.address, hci.Address.RANDOM_DEVICE_ADDRESS)
@@ -196,7 +209,7 @@ class Peripheral:
 
     # -- what the firmware wants -------------------------------------------------------------------------------------
 
-    def enqueue(self, effect: Notify | Disconnect | Advertise | ForgetBond) -> None:
+    def enqueue(self, effect: Work) -> None:
         try:
             self._work.put_nowait(effect)
         except asyncio.QueueFull:
@@ -211,9 +224,12 @@ class Peripheral:
                 # The link or the controller went away under the effect; the firmware hears of that by itself.
                 logger.info("%s: %s did not happen: %s", self.spec.name, type(effect).__name__, error)
 
-    async def _do(self, effect: Notify | Disconnect | Advertise | ForgetBond) -> None:
+    async def _do(self, effect: Work) -> None:
         match effect:
-            case Notify(link=link, characteristic=uuid, data=data):
+            case (
+                Notify(link=link, characteristic=uuid, data=data)
+                | Rogue(link=link, characteristic=uuid, data=data)
+            ):
                 connection = self.connection
                 if connection is None or self.link_number != link:
                     return
@@ -221,7 +237,8 @@ class Peripheral:
                 if queue is not None and queue.pending >= 2 * BUFFERS:
                     await connection.drain()  # the air is slower than the firmware: wait instead of piling up
                 if self.connection is connection:
-                    await self.device.notify_subscriber(connection, self._characteristics[uuid], data)
+                    value, force = self._characteristics[uuid], isinstance(effect, Rogue)
+                    await self.device.notify_subscriber(connection, value, data, force)
             case Disconnect(link=link, reason=reason):
                 if self.connection is not None and self.link_number == link:
                     async with asyncio.timeout(HANG_UP_MAX):
@@ -236,6 +253,22 @@ class Peripheral:
                 await self.forget_bonds()
             case _:
                 assert_never(effect)
+
+    def say(self, data: bytes, force: bool) -> bool:
+        """Notify bytes that the firmware did not think of, on every notifying characteristic; False without a link.
+
+        `force` sends them to a host that has not subscribed, which no correct device does.
+        """
+        link = self.link_number
+        if link is None:
+            return False
+        for service in self.spec.services:
+            for characteristic in service.characteristics:
+                if not characteristic.notify:
+                    continue
+                kind = Rogue if force else Notify
+                self.enqueue(kind(self.spec.arm, link, characteristic.uuid, data))
+        return True
 
     async def forget_bonds(self) -> None:
         if self.device.keystore is not None:

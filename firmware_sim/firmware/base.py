@@ -300,6 +300,10 @@ class Faults:
     """The link is cut once so many bytes were written on it."""
     refuse_writes: int | None = None
     """Every write is refused with this ATT error code."""
+    ignore: tuple[str, ...] = ()
+    """Writes that begin with one of these bytes (hex) are not acted on: a firmware that knows another variant."""
+    pad: int = 0
+    """Answers are padded with zeros to so many bytes: captures show padded ones."""
 
 
 @dataclass(slots=True)
@@ -464,7 +468,7 @@ class Firmware(ABC):
         arm.bytes_written += len(data)
         arm.last_write = now
         effects: list[Effect] = []
-        if arm.faults.deaf or not data:
+        if arm.faults.deaf or not data or data.hex().startswith(arm.faults.ignore):
             arm.counters.ignored_writes += 1
         else:
             effects = self._on_write(arm, characteristic, data, now)
@@ -540,6 +544,7 @@ class Firmware(ABC):
         if len(self._timers) >= TIMERS_MAX:
             arm.counters.dropped_queue_full += 1
             return []
+        data = data.ljust(min(arm.faults.pad, arm.mtu - ATT_HEADER), b"\0")
         low, high = arm.faults.ack_delay
         due = max(arm.last_due, now + low + (high - low) * self._chance())
         arm.last_due = due
@@ -599,6 +604,8 @@ def set_faults(faults: Faults, changes: Mapping[str, Any]) -> None:
         "mute": lambda v: isinstance(v, bool),
         "disconnect_after": lambda v: v is None or _is_count(v),
         "refuse_writes": lambda v: v is None or (_is_count(v) and v <= 0xFF),
+        "ignore": lambda v: isinstance(v, list | tuple) and all(isinstance(x, str) and _is_hex(x) for x in v),
+        "pad": _is_count,
     }
     for name, value in changes.items():
         if name not in checks:
@@ -607,6 +614,10 @@ def set_faults(faults: Faults, changes: Mapping[str, Any]) -> None:
             raise ValueError(f"fault {name!r} cannot be {value!r}")
     for name, value in changes.items():
         setattr(faults, name, tuple(value) if isinstance(value, list) else value)
+
+
+def _is_hex(text: str) -> bool:
+    return bool(text) and set(text) <= set("0123456789abcdef")
 
 
 def _is_count(value: Any) -> bool:

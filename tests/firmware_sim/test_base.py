@@ -165,6 +165,9 @@ def test_lost_and_doubled_notifications_follow_their_chance() -> None:
         {"ack_delay": 3},
         {"ack_delay": [0, 1000]},
         {"refuse_writes": 256},
+        {"ignore": "4d"},
+        {"ignore": ["4D"]},
+        {"pad": -1},
         {"nonsense": 1},
     ],
 )
@@ -173,6 +176,16 @@ def test_a_wrong_fault_is_named_and_nothing_is_set(changes: dict[str, object]) -
     with pytest.raises(ValueError, match=next(iter(changes))):
         set_faults(faults, {"mute": True, **changes})
     assert faults == Faults()
+
+
+@pytest.mark.failure("BLE-14")
+def test_a_firmware_can_ignore_one_variant_and_pad_its_answers() -> None:
+    echo = connected_echo()
+    set_faults(echo.arms["a"].faults, {"ignore": ["4d01", "25"], "pad": 20})
+    for data in (b"\x4d\x01", b"\x25", b"\x4d\xfb"):
+        echo.written("a", 1, IN, data, 1.0)
+    assert echo.handle_deadline(2.0) == [Notify("a", 1, OUT, b"\x4d\xfb".ljust(20, b"\0"))]
+    assert echo.arms["a"].counters.ignored_writes == 2
 
 
 def test_silence_has_the_length_that_was_asked_for() -> None:

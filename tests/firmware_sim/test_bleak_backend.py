@@ -20,6 +20,7 @@ from bleak.exc import (
 )
 
 from firmware_sim.bleak_backend import RadioBackend, close_radio, radio
+from firmware_sim.control import perform
 from firmware_sim.firmware.base import ArmState, set_faults
 from firmware_sim.firmware.g1 import FROM_GLASSES, LEFT, RIGHT, TO_GLASSES
 from firmware_sim.room import Room
@@ -236,6 +237,28 @@ async def test_subscribing_twice_hears_everything_once(bench: Bench) -> None:
     assert second.empty()
     await client.stop_notify(FROM_GLASSES)
     await until(lambda: not bench.glasses.firmware.arms[LEFT].subscribed, "unsubscribed")
+
+
+@pytest.mark.failure("BLE-14")
+async def test_unknown_and_unasked_notifications_reach_only_who_subscribed(bench: Bench) -> None:
+    client, said = await bench.connected(LEFT)
+    peripheral = bench.glasses.peripherals[LEFT]
+    assert peripheral.say(b"\xf5\x7f\x01", force=False)
+    assert await asyncio.wait_for(said.get(), 5) == b"\xf5\x7f\x01"
+    await client.stop_notify(FROM_GLASSES)
+    assert peripheral.say(b"\xf5\x01", force=True)
+    await client.write_gatt_char(TO_GLASSES, HEARTBEAT, response=True)
+    assert said.empty()
+    assert client.is_connected
+    await client.disconnect()
+    await until(lambda: not peripheral.say(b"x", force=True), "nobody there")
+
+
+async def test_an_orderly_end_by_the_glasses_is_told_once(bench: Bench) -> None:
+    client, _ = await bench.connected(LEFT)
+    await perform(bench.room, {"action": "hang_up", "side": LEFT})
+    await until(lambda: not client.is_connected, "the end")
+    assert bench.lost == [bench.address(LEFT)]
 
 
 async def test_pairing_survives_a_reconnect_and_a_lost_bond_is_an_error(bench: Bench) -> None:

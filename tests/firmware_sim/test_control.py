@@ -117,6 +117,10 @@ async def test_a_lit_lens_has_text_pixels_version_and_time(bench: Bench) -> None
         ({"action": "faults", "faults": {"explode": 1}}, 400, "unknown fault"),
         ({"action": "faults", "faults": {"lose": 2}}, 400, "lose"),
         ({"action": "faults", "faults": 3}, 400, "object"),
+        ({"action": "notify", "hex": "f501"}, 409, "no arm is connected"),
+        ({"action": "notify", "hex": "xyz"}, 400, "hex"),
+        ({"action": "notify"}, 400, "at least one byte"),
+        ({"action": "hang_up"}, 409, "no arm is connected"),
         ({"action": "drop", "side": "middle"}, 404, "no side"),
         ({"action": "tap", "device": "g1-9"}, 404, "no device"),
         ([], 400, "object"),
@@ -281,6 +285,19 @@ async def test_a_closed_case_takes_the_glasses_off_the_air(bench: Bench) -> None
     await until(
         lambda: bench.glasses.peripherals[LEFT].controller.le_legacy_advertiser.enabled, "advertising again"
     )
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example"}, {"Host": "evil.example:80"}, {"Origin": "https://evil.example"}]
+)
+async def test_a_foreign_page_or_name_is_refused(bench: Bench, headers: dict[str, str]) -> None:
+    answer = await bench.http.post("/api/sim/input", json={"action": "look_up"}, headers=headers)
+    assert answer.status_code == 403
+    assert bench.glasses.firmware.snapshot()["head_up"] is False
+    page = {"Origin": "http://localhost:8002"}
+    assert (
+        await bench.http.post("/api/sim/input", json={"action": "look_up"}, headers=page)
+    ).status_code == 200
 
 
 async def test_a_taken_port_is_said(bench: Bench) -> None:

@@ -204,9 +204,9 @@ class DisplayArbiter:
             winner = self._winner(view, now)
             if winner is not None:
                 effects += self._show(view, winner, now)
-            elif view.current is not None:
-                view.current = None
-                self._move(view, ViewState.EMPTY)
+            elif view is self._main or view.current is not None:
+                # The lens may still hold what the last connection, or a cloud before our restart, put there.
+                effects += self._clear(view, now)
             self._set_deadline(view, now)
         return effects
 

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
@@ -295,12 +295,12 @@ class _Opening(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        stream = cast(asyncio.Transport, transport)  # uvloop's transports are no subclasses of asyncio's
+        self._transport = stream
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) else "local"
         if not self._listener.admit(self._address, self, self._loop.time()):
-            transport.abort()
+            stream.abort()
             return
         self._timer = self._loop.call_later(self._listener.limits.handshake_timeout, self.evict)
 

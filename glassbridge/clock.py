@@ -33,8 +33,8 @@ QUIET_DB, LOUD_DB = -60.0, -10.0
 METER_WIDTH = 20
 #: After so long without sound the meter disappears, in seconds.
 METER_LINGER = 1.5
-#: Chunks whose loudness is remembered: a minute at ten a second.
-LEVELS_MAX = 600
+#: Slices of sound whose loudness is remembered: 20 ms each (640 bytes), for a minute.
+SLICE, SLICE_BYTES, LEVELS_MAX = 0.02, 640, 3000
 #: About one line of a lens.
 CAPTION_CHARS_MAX = 40
 
@@ -77,8 +77,8 @@ class Face:
     heard_at: float = -math.inf  # monotonic, of the last chunk
     shown: str = ""  # the text last sent
     shown_at: float = -math.inf
-    #: Seconds and loudness of each chunk heard, in order.
-    levels: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=LEVELS_MAX))
+    #: Loudness of each slice heard, in order.
+    levels: deque[float] = field(default_factory=lambda: deque(maxlen=LEVELS_MAX))
 
     def text(self, clock: datetime, now: float) -> str:
         """Five lines at most. `now` is monotonic."""
@@ -129,7 +129,9 @@ class Face:
         now = time.monotonic()
         self.level = loudness(chunk.pcm)
         self.heard_at = now
-        self.levels.append((chunk.duration, self.level))
+        self.levels.extend(
+            loudness(chunk.pcm[at : at + SLICE_BYTES]) for at in range(0, len(chunk.pcm), SLICE_BYTES)
+        )
         await self.show(at_most_every=METER_INTERVAL)
 
     async def said(self, words: Transcription) -> None:
@@ -154,7 +156,9 @@ class Clock:
         events = session.events
         events.on_battery(face.powered)
         events.on_touch(face.touched)
-        events.on_button_press(face.pressed)
+        if (session.capabilities or {}).get("hasButton"):
+            # Glasses without a button report a tap as a press as well, for apps that know nothing else.
+            events.on_button_press(face.pressed)
         events.on_head_position(face.moved)
         events.on_audio(face.heard)
         events.on_transcription(face.said)

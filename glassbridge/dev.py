@@ -33,6 +33,9 @@ from glassbridge.target import Target, announced
 #: Whose glasses the simulated ones are.
 USER = "dev@glassbridge.local"
 
+#: Proves nothing to anybody: clock and cloud are one user's processes on loopback, for one run.
+CLOCK_KEY = "built-in-clock"
+
 #: From the start to glasses that are connected end to end; about 4 s on a quiet machine. Seconds.
 CONNECTED_TIMEOUT = 60.0
 #: An app has 10 s to start (cloud), and a little for the way.
@@ -77,26 +80,42 @@ class Dev:
             method, self.url + path, json=body, headers=headers, timeout=START_TIMEOUT
         )
 
-    async def start_app(self, package: str, url: str) -> Outcome:
+    async def start_app(self, package: str, url: str, key: str | None = None) -> Outcome:
         """Registers an app server and starts it for the wearer. Never raises."""
+        record = {
+            "packageName": package,
+            "publicUrl": url,
+            "permissions": [{"type": "ALL"}],  # it is the developer's own app, on glasses that do not exist
+            "appType": "background",  # so that several can be tried beside each other
+            "installFor": [USER],
+            **({"apiKey": key} if key else {}),
+        }
         began = time.monotonic()
         try:
-            reply = await self.api("POST", "/api/dev/apps", {"package": package, "url": url})
+            reply = await self.api("POST", "/api/admin/apps", record)
+            if reply.is_success:
+                began = time.monotonic()
+                reply = await self.api("POST", f"/api/admin/sessions/{USER}/apps/{package}/start")
         except httpx.HTTPError as error:
             return Outcome(False, 0.0, f"the cloud did not answer ({type(error).__name__})")
         seconds = time.monotonic() - began
-        try:
-            body = reply.json()
-        except ValueError:
-            body = {}
         if reply.is_success:
             return Outcome(True, seconds)
-        return Outcome(False, seconds, str(body.get("error") or f"HTTP {reply.status_code}"))
+        try:
+            words = reply.json()["error"]
+        except (ValueError, KeyError, TypeError):
+            words = f"HTTP {reply.status_code}"
+        return Outcome(False, seconds, str(words))
+
+    async def start_clock(self) -> Outcome:
+        """Starts the built-in app. Never raises."""
+        assert self.clock is not None
+        return await self.start_app(CLOCK_PACKAGE, f"http://127.0.0.1:{self.clock.app.port}", CLOCK_KEY)
 
     async def session(self) -> dict[str, Any] | None:
         """The wearer's session as the cloud sees it; None while there is none."""
         try:
-            reply = await self.api("GET", f"/api/dev/session?user={USER}")
+            reply = await self.api("GET", f"/api/admin/sessions/{USER}")
         except httpx.HTTPError:
             return None
         view: dict[str, Any] | None = reply.json() if reply.is_success else None
@@ -133,7 +152,7 @@ class Dev:
         apart = [name for name, arm in device["arms"].items() if arm["state"] != "connected"]
         if apart:
             return f"not connected to the edge: {' and '.join(apart)} arm"
-        return "" if session["glasses"] else "the edge has not reported its glasses"
+        return "" if session["model_name"] else "the edge has not reported its glasses"
 
 
 @asynccontextmanager
@@ -179,7 +198,7 @@ async def running(options: Options, tell: Any) -> AsyncIterator[Dev]:
             # Once it has a port, a restarted cloud keeps it: the edge and the browser come back to the same place.
             lambda: (
                 *python, "glassbridge.dev_cloud", "--port", dev.url.rpartition(":")[2] or str(options.port),
-                "--data-dir", str(folder / "cloud"), "--simulator-file", str(sim_file),
+                "--data-dir", str(folder / "cloud"), "--simulator-file", str(sim_file), "--user", USER,
             ),
             env={
                 "GLASSBRIDGE_AUTH__SECRET": secrets.auth_secret,
@@ -198,7 +217,7 @@ async def running(options: Options, tell: Any) -> AsyncIterator[Dev]:
             on_ready=lambda _: None, tell=tell, on_line=log,
         )  # fmt: skip
         if options.clock:
-            dev.clock = Clock(api_key="built-in")
+            dev.clock = Clock(api_key=CLOCK_KEY)
             await stack.enter_async_context(dev.clock.app.serving())
         tasks = await stack.enter_async_context(_tasks())
         await _up(tasks, dev.sim, dev.cloud)
@@ -308,7 +327,7 @@ async def _live(dev: Dev, say: _Say) -> None:
     urls = [*USUAL_URLS, *dev.options.apps]
     looking = "looking on " + ", ".join(url.removeprefix("http://127.0.0.1") for url in urls)
     if dev.clock is not None:
-        outcome = await dev.start_app(CLOCK_PACKAGE, f"http://127.0.0.1:{dev.clock.app.port}")
+        outcome = await dev.start_clock()
         state = "running" if outcome.ok else f"did not start: {outcome.words}"
         say.part("apps", f"clock (built in) {state} · {looking}")
     else:

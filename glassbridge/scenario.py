@@ -20,14 +20,14 @@ import math
 import time
 import tomllib
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from glassbridge.clock import PACKAGE, Face, loudness
+from glassbridge.clock import SLICE, Face, loudness
 from glassbridge.output import CommandError, Exit, duration, emit
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ VERBS = ("input", "lens", "hear", "shot", "wait")
 WITHIN = 15.0
 #: Steps one file may have: more is a program, not a scenario.
 STEPS_MAX = 1000
-#: Window of the loudness curves that are compared, in seconds.
-WINDOW = 0.05
 #: How well the curve that the app heard must follow the curve that was played. LC3 at 16 kbit/s reaches 0.97.
 LIKENESS_MIN = 0.8
 #: Sound may arrive so much later than it was played, in seconds, counted in chunks that the app received meanwhile.
@@ -147,7 +145,7 @@ async def play(
 async def _clock(dev: Dev) -> Face:
     """Starts the built-in app; its face for our wearer."""
     assert dev.clock is not None
-    outcome = await dev.start_app(PACKAGE, f"http://127.0.0.1:{dev.clock.app.port}")
+    outcome = await dev.start_clock()
     if not outcome.ok:
         raise Missed(f"the clock did not start: {outcome.words}")
     faces = dev.clock.faces
@@ -221,7 +219,7 @@ async def _hear(dev: Dev, face: Face, path: Path, within: float) -> float:
     reply = await dev.http.post(f"{dev.control}/api/sim/input", files={"wav": (path.name, raw, "audio/wav")})
     if not reply.is_success:
         raise Missed(f"the microphone did not take {path.name}: {reply.json().get('error')}")
-    seconds = len(played) * WINDOW
+    seconds = len(played) * SLICE
     best = 0.0
     try:
         async with asyncio.timeout(seconds + within):
@@ -229,7 +227,7 @@ async def _hear(dev: Dev, face: Face, path: Path, within: float) -> float:
                 await asyncio.sleep(0.1)
                 best = likeness(played, curve(face.levels))
     except TimeoutError:
-        heard = sum(chunk for chunk, _ in face.levels)
+        heard = len(face.levels) * SLICE
         raise Missed(
             f"the app heard {heard:.1f} s of sound, but its loudness does not follow {path.name}: "
             f"likeness {best:.2f}, at least {LIKENESS_MIN} is needed"
@@ -251,16 +249,9 @@ async def _microphone(dev: Dev, within: float) -> None:
 # -- loudness curves: pure ----------------------------------------------------------------------------------
 
 
-def curve(levels: Sequence[tuple[float, float]] | Any) -> list[float]:
-    """(seconds, dB) of consecutive chunks as amplitudes, one per window."""
-    found: list[float] = []
-    left = 0.0
-    for seconds, level in tuple(levels):
-        left += seconds
-        while left >= WINDOW - 1e-9:
-            found.append(10 ** (level / 20))
-            left -= WINDOW
-    return found
+def curve(levels: Iterable[float]) -> list[float]:
+    """Loudness in dB as amplitudes."""
+    return [10 ** (level / 20) for level in levels]
 
 
 def curve_of_wav(raw: bytes) -> list[float]:
@@ -268,19 +259,19 @@ def curve_of_wav(raw: bytes) -> list[float]:
     with wave.open(io.BytesIO(raw)) as file:
         if file.getsampwidth() != 2:
             raise ValueError("16 bits per sample are needed")
-        frames = int(file.getframerate() * WINDOW)
+        frames = int(file.getframerate() * SLICE)
         found = []
         while len(pcm := file.readframes(frames)) == frames * 2 * file.getnchannels():
             found.append(10 ** (loudness(pcm) / 20))
     if not found:
-        raise ValueError("it is shorter than a twentieth of a second")
+        raise ValueError("it is shorter than 20 ms")
     return found
 
 
 def likeness(played: Sequence[float], heard: Sequence[float]) -> float:
     """The best correlation of the two curves over all delays at which all that was played has been heard; -1 to 1."""
     best = -1.0
-    for delay in range(min(len(heard) - len(played), int(DELAY_MAX / WINDOW)) + 1):
+    for delay in range(min(len(heard) - len(played), int(DELAY_MAX / SLICE)) + 1):
         best = max(best, _correlation(played, heard[delay : delay + len(played)]))
     return best
 

@@ -25,7 +25,8 @@ sim = typer.Typer(
 edge = typer.Typer(help="The daemon beside the glasses.", no_args_is_help=True)
 
 
-def _given(**flags: Any) -> dict[str, Any]:
+def given(**flags: Any) -> dict[str, Any]:
+    """What was given on the command line; the rest is for files, environment and defaults."""
     return {name: value for name, value in flags.items() if value is not None}
 
 
@@ -116,7 +117,7 @@ def edge_run(
     from edge.config import EdgeConfig
     from edge.daemon import run
 
-    flags = _given(
+    flags = given(
         cloud=cloud, radio=radio, user=user, token_file=token_file, glasses=glasses,
         status_port=status_port, simulated=simulated, data_dir=data_dir,
     )  # fmt: skip
@@ -129,7 +130,7 @@ def edge_status(config: Config = None, data_dir: DataDir = None, as_json: Json =
     from edge.config import EdgeConfig
     from glassbridge.edge_status import ask, draw
 
-    status = ask(EdgeConfig.load(config, _given(data_dir=data_dir)).socket_path)
+    status = ask(EdgeConfig.load(config, given(data_dir=data_dir)).socket_path)
     if as_json:
         emit(status)
     else:

@@ -51,7 +51,7 @@ async def test_the_face_follows_touches_battery_sound_and_speech() -> None:
         face = clock.faces["anna@example.com"]
         await connection.socket.send(tone(0.5))
         await until(lambda: face.levels, "the clock hears the tone")
-        assert face.levels[-1][1] == pytest.approx(-9.0, abs=0.3)
+        assert face.levels[-1] == pytest.approx(-9.0, abs=0.3)
         assert "mic ||||||||" in face.text(NOON, face.heard_at)
         assert "mic" not in face.text(NOON, face.heard_at + METER_LINGER)
         await cloud.stop()

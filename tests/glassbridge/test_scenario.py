@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from glassbridge.output import CommandError, Exit
-from glassbridge.scenario import curve, curve_of_wav, likeness, load, words_of
+from glassbridge.scenario import curve_of_wav, likeness, load, words_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -81,11 +81,6 @@ def test_other_sound_does_not_follow() -> None:
 def test_nothing_is_claimed_before_all_was_heard() -> None:
     played = curve_of_wav(wav(0.9, 0.1, 0.6))
     assert likeness(played, played[:-1]) == -1.0
-
-
-def test_chunks_of_any_length_make_the_same_curve() -> None:
-    assert curve([(0.1, -20.0)] * 3) == pytest.approx([0.1] * 6)
-    assert curve([(0.01, -20.0)] * 30) == pytest.approx([0.1] * 6)
 
 
 @pytest.mark.parametrize("raw", [b"", b"RIFF....", wav()])

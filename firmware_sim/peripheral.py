@@ -50,6 +50,9 @@ WORK_MAX = 512
 HANG_UP_MAX = 5.0
 """Seconds for a disconnection, which the controller of a dead link may never confirm."""
 
+POWER_OFF_MAX = 1.0
+"""Seconds for the work at hand to end when the power goes; a drain on a dead radio would take for ever."""
+
 _link_numbers = itertools.count(1)
 
 
@@ -164,9 +167,16 @@ class Peripheral:
     async def power_off(self) -> None:
         """Vanish from the air, as if the battery fell out."""
         if self._worker is not None:
-            # Python 3.11's wait_for, which Bumble uses, can swallow a cancellation: the flag ends the loop then.
             self._off = True
-            self._worker.cancel()
+            while not self._work.empty():
+                self._work.get_nowait()
+            self._work.put_nowait(
+                Advertise(self.spec.arm, False)
+            )  # wakes the worker, which then sees the flag
+            # A command on its way to the controller is let through: Bumble has no way back from half a command.
+            _, late = await asyncio.wait({self._worker}, timeout=POWER_OFF_MAX)
+            for worker in late:
+                worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
             self._worker = None
         self.controller.power_cycle()

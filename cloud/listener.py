@@ -326,6 +326,11 @@ class _Opening(asyncio.Protocol):
             return
         scan_from = max(0, len(self._buffer) - 3)
         self._buffer += data
+        if self._buffer[0] == _TLS_HANDSHAKE:
+            # SDKs ask for permissions over https whatever the socket is (wire spec 5.1); waiting for the end of a head
+            # that never comes would hold them, and a place among the strangers, until the handshake deadline.
+            self._answer(Reject(400, {"error": "this port speaks plain HTTP, not TLS"}))
+            return
         head_end = self._buffer.find(b"\r\n\r\n", scan_from)
         if head_end < 0:
             if len(self._buffer) > self._listener.limits.head_max:
@@ -452,6 +457,9 @@ class _Forget:
     def __call__(self) -> None:
         self.listener.known(self.address, self.stranger)
 
+
+#: First byte of a TLS record that opens a handshake.
+_TLS_HANDSHAKE: Final = 0x16
 
 _DEFLATE: Final = ServerPerMessageDeflateFactory(
     server_no_context_takeover=False, server_max_window_bits=12, client_max_window_bits=12

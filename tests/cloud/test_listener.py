@@ -238,6 +238,8 @@ async def test_a_refused_upgrade_answers_with_json() -> None:
         (UPGRADE.replace(b"/app-ws", b"//["), 400),
         (UPGRADE.replace(b"/app-ws", b"/x?" + b"&".join(b"a%d=1" % i for i in range(200))), 400),
         (b"\x16\x03\x01garbage\r\n\r\n", 400),
+        (b"\x16\x03\x01\x00\xc8\x01", 400),  # TLS on the plain port is told so at once
+        (b"\x16", 400),
     ],
 )
 async def test_a_bad_request_gets_its_status_and_the_socket_is_closed(

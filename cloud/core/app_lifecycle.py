@@ -372,7 +372,7 @@ class AppLifecycle:
         welcome = self.wanted and (
             self.state in (AppState.LOADING, AppState.CONNECTING, AppState.CONNECTED, AppState.GRACE)
             or (self.state is AppState.ERROR and self._is_late_but_welcome(now))
-            or (self.state is AppState.DISCONNECTED and self.reason in _RESUMABLE)
+            or (self.state is AppState.DISCONNECTED and self.reason in _WELCOME)
         )
         if not welcome:
             return [
@@ -397,7 +397,7 @@ class AppLifecycle:
                 return effects
             case _:
                 # LOADING, a late arrival, or an app that outlived our own restart.
-                self._fresh = self.state is not AppState.DISCONNECTED
+                self._fresh = self.state is not AppState.DISCONNECTED or self.reason is AppReason.RELEASED
                 if self.state is AppState.DISCONNECTED:
                     self.cycle += 1
                     self._loaded = False
@@ -586,3 +586,6 @@ class AppLifecycle:
 
 #: Reasons of being disconnected from which a wanted app returns by itself.
 _RESUMABLE: Final = frozenset({AppReason.NEW, AppReason.DORMANT, AppReason.INCOMPATIBLE})
+#: Reasons of being disconnected in which a wanted app that dials by itself is let in. An SDK that gets a second
+#: session_request releases its first socket and then opens another (wire spec 3.10.9).
+_WELCOME: Final = _RESUMABLE | {AppReason.RELEASED}

@@ -287,7 +287,7 @@ class Session:
             out += self._begin(UserData(), now)
         if self._plain_at is not None and now >= self._plain_at:
             self._plain_at = None
-            if self._glasses is not None and self.link.state is LinkState.RESUMING:
+            if self._glasses is not None and self.link.state is LinkState.RESUMING and not self.link.sequenced:
                 # A client that waits in silence does not announce a link: stand in for its first frame.
                 out += self._link(self.link.received(self._glasses, b'{"type":"pong"}', now), now)
         out += self._link(self.link.handle_deadline(now), now)
@@ -348,6 +348,8 @@ class Session:
         self._restore = [*self._restore, *(p for p in wanted if p not in self._restore)]
         out += self._adopt(wanted, now)
         if first:
+            if not any(self._records[p].kind == "standard" for p in wanted):
+                out += self._displayed(self.display.wipe(now), now)
             out += self._dashboard(self.dashboard.refresh(now), now)
             early, self._early, self._early_bytes = self._early, [], 0
             for connection_id, frame in early:
@@ -1080,10 +1082,14 @@ class Session:
         each = self._apps.get(package)
         if each is None:
             info = self._records.get(package)
-            if info is None or self._loaded:
+            restoring = package in self._restore
+            if info is None or (self._loaded and not restoring):
                 return self._refuse(package, connection_id, now)
-            # After our own restart the SDK may be back before anybody knows whether its app is wanted.
+            # After our own restart the SDK may be back before anybody knows whether its app is wanted, or after the
+            # glasses but before its turn to be restored.
             each = self._new_app(info)
+            if restoring:
+                each.life.adopt()
         if not self._loaded:
             out: list[Effect] = []
             if package in self._early_apps:

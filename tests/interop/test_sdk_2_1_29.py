@@ -200,7 +200,7 @@ class TestSurprises:
                 await world.app.run("state.stopHook = ''")
 
     async def test_surprise_21_a_managed_stream_is_refused_not_left_hanging(self, world: World) -> None:
-        code = "session.camera.startManagedStream({quality: '720p'}).then(r => emit('started', r), e => emit('refused', e.message))"
+        code = "session.camera.startManagedStream({quality: '720p'}).then(r => emit('started', r), e => emit('refused', String(e?.message ?? e)))"
         async with world.live(code, "B", model=LIVE) as live:
             await live.event("refused")
             assert not live.seen("started")
@@ -295,6 +295,7 @@ class TestServices:
             await stays(lambda: len(live.seen("onSession")) == 1, "not resurrected", 7.0)
 
     @pytest.mark.failure("SUB-05")
+    @pytest.mark.failure("SEC-10")
     async def test_a_missing_permission_is_told_and_nothing_leaks(self, world: World) -> None:
         async with world.changed_record(permissions=()), world.live() as live:
             await live.run(
@@ -310,7 +311,8 @@ class TestServices:
             await live.phone.send("button_press", buttonId="b", pressType="short")
             await live.event("button")
             assert not live.phone.microphone
-            assert not live.seen("audio") + live.seen("fix") + live.seen("star")
+            assert not live.seen("audio") + live.seen("fix")
+            assert {r.data["type"] for r in live.seen("star")} <= {"button_press", "glasses_connection_state"}
 
     async def test_device_state_and_capabilities_follow_the_glasses(self, world: World) -> None:
         async with world.live("session.events.onCapabilitiesUpdate(d => emit('capabilities', d))") as live:

@@ -62,7 +62,7 @@ class TestNew:
             assert bytes(heard) == b"MP3-ONE-MP3-TWO"
 
     async def test_a_refused_photo_rejects_over_either_way(self, world: World) -> None:
-        code = "session.camera.requestPhoto({sound: false}).then(r => emit('photo', r), e => emit('no photo', e.message))"
+        code = "session.camera.requestPhoto({sound: false}).then(r => emit('photo', r), e => emit('no photo', String(e?.message ?? e)))"
         async with world.live(code, "B", model=LIVE) as live:
             request = await live.phone.next("photo_request")
             assert request["sound"] is False

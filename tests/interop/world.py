@@ -219,14 +219,16 @@ class Live:
     def seen(self, event: str, since: int | None = None) -> list[Report]:
         return self.app.seen(event, self.began if since is None else since, self.sid)
 
-    async def subscribed(self, *names: str) -> None:
-        """Wait until the cloud has told the phone that these streams are subscribed."""
+    async def subscribed(self, *names: str, since: int = 0) -> None:
+        """Wait until the cloud has told the phone that these streams of the running app are subscribed."""
 
         def holds() -> bool:
-            for received in reversed(self.phone.received):
+            for received in reversed(self.phone.received[since:]):
                 if received.type in ("app_state_change", "connection_ack"):
-                    held = received.message["userSession"]["appSubscriptions"].get(PACKAGE, [])
-                    return set(names) <= {e if isinstance(e, str) else e["stream"] for e in held}
+                    told = received.message["userSession"]
+                    held = told["appSubscriptions"].get(PACKAGE, [])
+                    names_held = {e if isinstance(e, str) else e["stream"] for e in held}
+                    return PACKAGE in told["activeAppSessions"] and set(names) <= names_held
             return False
 
         await until(holds, f"subscriptions {names}")

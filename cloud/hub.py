@@ -15,13 +15,13 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Protocol, assert_never
 
 from cloud.app_socket import AppSocket, Claim
 from cloud.audio_uplink import AudioUplink
-from cloud.auth import Identity, RateLimiter, api_key_matches
+from cloud.auth import Identity, RateLimiter, api_key_matches, hash_api_key
 from cloud.config import CloudConfig
 from cloud.connection import Connection, Frame
 from cloud.core import effects as fx
@@ -183,8 +183,10 @@ class Hub:
         speech: SpeechFactory | None = None,
         timing: SessionTiming | None = None,
         returning_users: frozenset[str] = frozenset(),
+        adopt_keys: bool = False,
     ) -> None:
-        """`returning_users`: those whose sessions the previous process left behind."""
+        """`returning_users`: those whose sessions the previous process left behind. `adopt_keys`: whatever key an app
+        shows becomes its key (`glassbridge dev`, where the developer need not register anything)."""
         self._config = config
         self._store = store
         self._webhooks = webhooks
@@ -194,6 +196,7 @@ class Hub:
         self._speech = speech
         self._timing = timing or _timing(config)
         self._returning = set(returning_users)
+        self._adopt_keys = adopt_keys
         self._loop = asyncio.get_running_loop()
         self._epoch_offset = time.time() - self._loop.time()
         self._started_at = self._loop.time()
@@ -694,6 +697,8 @@ class Hub:
         record = self._store.apps.get(claim.package)
         user_id = _claimed_user(claim)
         entry = self._sessions.get(user_id)
+        if self._adopt_keys and record is not None and entry is not None:
+            record = self._adopted(entry, record, claim.api_key)
         if record is None or not api_key_matches(claim.api_key, record.hashed_api_key):
             if entry is not None:
                 entry.session.app_wrong_key(claim.package)
@@ -708,6 +713,19 @@ class Hub:
             # The previous process left this user's session behind, and his app is back before his glasses.
             entry = self._create(user_id, with_glasses=False)
         return entry
+
+    def _adopted(self, entry: SessionEntry, record: AppRecord, key: str) -> AppRecord:
+        if api_key_matches(key, record.hashed_api_key):
+            return record
+        record = replace(record, hashed_api_key=hash_api_key(key))
+        self._spawn(entry, self._store_record(record))
+        return record
+
+    async def _store_record(self, record: AppRecord) -> None:
+        try:
+            await self._store.put_app(record)
+        except StoreError:
+            self._metrics.counter("store_failures_total").labels(operation="put_app").inc()
 
     def app_closed(self, entry: SessionEntry | None, package: str, connection: Connection, code: int) -> None:
         self._forget_connection(connection, "app", code)

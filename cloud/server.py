@@ -63,14 +63,16 @@ class Cloud:
         store: Store | None = None,
         sock: socket.socket | None = None,
         reuse_port: bool = False,
+        adopt_keys: bool = False,
     ) -> None:
-        """`extra_routes`: the console's. `store`: another than the data directory's SQLite. `sock`: already bound."""
+        """`extra_routes`: the console's. `adopt_keys`: for `dev`, see `Hub`. `store`: another than the data directory's SQLite. `sock`: already bound."""
         self.config = config.ready_to_serve()
         self._extra_routes = extra_routes
         self._speech = speech
         self._given_store = store
         self._sock = sock
         self._reuse_port = reuse_port
+        self._adopt_keys = adopt_keys
         self.port = 0
         self.hub: Hub
         self.store: Store
@@ -115,6 +117,7 @@ class Cloud:
             base_url=lambda: config.base_url(self.port),
             speech=self._speech,
             returning_users=frozenset(s.user_id for s in await self.store.list_sessions()),
+            adopt_keys=self._adopt_keys,
         )
         self.services = Services.make(
             config=config,

@@ -153,7 +153,7 @@ async def serving(config: CloudConfig, control: Callable[[], str | None], user: 
     async with AsyncExitStack() as stack:
         page = await stack.enter_async_context(lens_routes(control))
         extra = [*specs(page), RouteSpec("GET", "/api/dev/events", events, Auth.PUBLIC)]
-        cloud = await stack.enter_async_context(Cloud(config, extra_routes=extra))
+        cloud = await stack.enter_async_context(Cloud(config, extra_routes=extra, adopt_keys=True))
 
         def took(change: dict[str, Any]) -> None:
             nonlocal touched_at

@@ -30,7 +30,6 @@ class _Event:
 class _Display:
     at: float
     package: str
-    layout: str
     event: _Event
     waited: float | None = None
 
@@ -80,9 +79,7 @@ class Exchanges:
         self._event = None  # the first answer counts
         while len(self._displays) >= PENDING_MAX:
             self._displays.popitem(last=False)
-        self._displays[record["id"]] = _Display(
-            float(record["at"]), str(record["package"]), str(record.get("layout") or ""), event
-        )
+        self._displays[record["id"]] = _Display(float(record["at"]), str(record["package"]), event)
 
     def _result(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         # The edge names the display as text, the cloud's own records by number.
@@ -104,7 +101,7 @@ def _exchange(display: _Display, edge_ms: float | None, ble_ms: float | None) ->
         {"who": "glasses", "what": event.about, "ms": None},
         {"who": "cloud", "what": "by Bluetooth and edge", "ms": arrived_ms},
         {"who": "app", "what": display.package.rpartition(".")[2], "ms": app_ms},
-        {"who": "cloud", "what": display.layout, "ms": waited_ms},
+        {"who": "cloud", "what": "display_event", "ms": waited_ms},
         {"who": "edge", "what": "to packets", "ms": edge_ms},
         {"who": "lens", "what": "both arms lit", "ms": ble_ms},
     ]

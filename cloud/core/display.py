@@ -204,11 +204,17 @@ class DisplayArbiter:
             winner = self._winner(view, now)
             if winner is not None:
                 effects += self._show(view, winner, now)
-            elif view is self._main or view.current is not None:
-                # The lens may still hold what the last connection, or a cloud before our restart, put there.
-                effects += self._clear(view, now)
+            elif view is self._main and view.sent_at > float("-inf"):
+                effects += self._clear(view, now)  # the clearing itself may have been lost with the last connection
+            elif view.current is not None:
+                view.current = None
+                self._move(view, ViewState.EMPTY)
             self._set_deadline(view, now)
         return effects
+
+    def wipe(self, now: float) -> list[Effect]:
+        """Nobody will draw soon: take away what a cloud before our restart may have left on the lens."""
+        return self._clear(self._main, now) if self._main.state is ViewState.EMPTY else []
 
     @property
     def deadline(self) -> float | None:

@@ -38,6 +38,15 @@ class Stored:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What an app has last drawn, as far as it reached the cloud, and who was alive to know it."""
+
+    text: str
+    cloud_boot: int
+    edge_boot: int
+
+
 @dataclass(eq=False)
 class Seat:
     """One session and its timer."""
@@ -90,6 +99,8 @@ class CloudProgram:
         self.endpoints = Endpoints()
         self.post_stop_holds = 0
         self.started: list[do.StartSettled] = []
+        self.drawn: dict[tuple[str, str], Drawn] = {}  # (user, package); for the questions, not for the hub
+        self.edge_boots: Callable[[str], int] = lambda user: 0
         self._ids = itertools.count(1)
         self._names = itertools.count(1)
 
@@ -240,6 +251,7 @@ class CloudProgram:
             self._identify(socket, data)
         elif socket.package is not None:
             if not binary:
+                self._note_drawing(socket.seat, socket, data)
                 self._perform(socket.seat, socket.seat.session.app_text(socket.package, socket.id, data, now))
         elif binary:
             self._perform(socket.seat, socket.seat.session.glasses_audio(socket.id, data, now))
@@ -247,6 +259,15 @@ class CloudProgram:
             if b'"type":"ping"' in data and socket.liveness is not None:
                 socket.liveness.peer_asked(now)
             self._perform(socket.seat, socket.seat.session.glasses_text(socket.id, data, now))
+
+    def _note_drawing(self, seat: Seat, socket: Socket, data: bytes) -> None:
+        life = seat.session.app(socket.package or "")  # of this socket
+        if life is None or life.connection_id != socket.id or life.state is not AppState.CONNECTED:
+            return
+        message = orjson.loads(data)
+        if message["type"] == "display_event":
+            text = message["layout"]["text"]
+            self.drawn[seat.user, life.package] = Drawn(text, self.boots, self.edge_boots(seat.user))
 
     def ponged(self, connection: Connection, payload: bytes) -> None:
         socket = self.sockets.get(connection.keys[1])

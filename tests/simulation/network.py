@@ -10,9 +10,11 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from tests.support.pump import Pump
+
+_Item: TypeAlias = tuple[float, Callable[[], None]]
 
 
 class End(Protocol):
@@ -38,8 +40,8 @@ class Connection:
         self.held = [False, False]  # towards end 0, towards end 1
         self.swallow_control = False
         self._due = [0.0, 0.0]
-        self._queue: tuple[deque[Callable[[], None]], deque[Callable[[], None]]] = (deque(), deque())
-        self._generation = 0  # grows with a cut: what was on its way is gone
+        #: What is on its way to each end, in order, with the time at which it arrives at the earliest.
+        self._queue: tuple[deque[_Item], deque[_Item]] = (deque(), deque())
         self.delivered = 0
 
     # -- what a program does
@@ -80,7 +82,6 @@ class Connection:
 
     def reset(self) -> None:
         """Both ends learn of the loss at once; what was on its way is lost."""
-        self._generation += 1
         for queue in self._queue:
             queue.clear()
         for side in (0, 1):
@@ -91,15 +92,11 @@ class Connection:
         self.held[towards] = True
 
     def heal(self) -> None:
+        """The path works again: retransmissions bring what was held, in order."""
         for towards in (0, 1):
-            self.held[towards] = False
-            queue = self._queue[towards]
-            waiting, count = list(queue), len(queue)
-            queue.clear()
-            for n, deliver in enumerate(waiting):
-                # a retransmission brings them one after the other
-                self._due[towards] = max(self._due[towards], self._pump.now + 0.001 * (n + 1) / (count + 1))
-                self._schedule(towards, deliver)
+            if self.held[towards]:
+                self.held[towards] = False
+                self._pump.after(0.001, lambda towards=towards: self._deliver(towards))  # type: ignore[misc]
 
     @property
     def alive(self) -> bool:
@@ -110,20 +107,13 @@ class Connection:
     def _travel(self, towards: int, deliver: Callable[[], None]) -> None:
         jitter = self._rng.random()
         self._due[towards] = max(self._due[towards], self._pump.now + self.delay * (0.5 + jitter))
-        self._schedule(towards, deliver)
+        self._queue[towards].append((self._due[towards], deliver))
+        self._pump.at(self._due[towards], lambda: self._deliver(towards))
 
-    def _schedule(self, towards: int, deliver: Callable[[], None]) -> None:
-        generation = self._generation
-
-        def arrive() -> None:
-            if generation != self._generation:
-                return
-            if self.held[towards] or self._queue[towards]:
-                self._queue[towards].append(deliver)
-            else:
-                deliver()
-
-        self._pump.at(self._due[towards], arrive)
+    def _deliver(self, towards: int) -> None:
+        queue = self._queue[towards]
+        while queue and queue[0][0] <= self._pump.now and not self.held[towards]:
+            queue.popleft()[1]()
 
     def _arrive(self, side: int, data: bytes, binary: bool) -> None:
         if self.open[side]:

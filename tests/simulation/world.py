@@ -146,6 +146,7 @@ class World:
             )
             glasses.start()
             edge.boot()
+            self.cloud.edge_boots = lambda user: next(e.boots for e in self.edges if e.user == user)
             self.glasses.append(glasses)
             self.edges.append(edge)
 
@@ -354,9 +355,15 @@ class World:
                 arm.faults = type(arm.faults)()
             glasses.user(Action.CASE, None, "out")
             glasses.user(Action.WEAR, None, True)
-            glasses.user(Action.LOOK_DOWN)
             edge.thaw()
             edge.boot_if_down()
+        self.pump.after(SETTLE - 40.0, self._look_ahead)
+
+    def _look_ahead(self) -> None:
+        """Everyone moves the head: where it was during an outage nobody could tell."""
+        for glasses in self.glasses:
+            glasses.user(Action.LOOK_UP)
+            self.pump.after(2.0, lambda glasses=glasses: glasses.user(Action.LOOK_DOWN))  # type: ignore[misc]
 
     # -- questions
 
@@ -424,7 +431,7 @@ class World:
             self._check_apps(user)
             self._check_microphone(glasses, edge)
             if n not in self.dismissed:
-                self._check_lens(glasses, user)
+                self._check_lens(glasses, edge)
 
     def _check_apps(self, user: str) -> None:
         session, wanted = self.cloud.seats[user].session, self.cloud.stored[user].wanted
@@ -466,17 +473,23 @@ class World:
             silent = self.pump.now - self.servers[package].audio_at.get(user, 0.0)
             self._hold(silent < 2.0, f"I4: {user}: {package} wants sound and heard none for {silent:.1f} s")
 
-    def _check_lens(self, glasses: Glasses, user: str) -> None:
+    def _check_lens(self, glasses: Glasses, edge: EdgeProgram) -> None:
         """The newest text of the wanted foreground app; nothing of an app that is gone."""
+        user = edge.user
         standard = [p for p in self.cloud.stored[user].wanted if self.kinds[p].kind == "standard"]
-        wanted: set[str] = set()
-        if standard:
-            [session] = self.servers[standard[0]].live(user)
-            wanted = set((session.last_display or "").split())
+        drawn = self.cloud.drawn.get((user, standard[0])) if standard else None
         for side in (g1.LEFT, g1.RIGHT):
-            shown = set(glasses.text(side).split())  # whichever page of it the wearer has turned to
-            ok = shown == wanted if standard else not any(p in glasses.text(side) for p in self.servers)
-            self._hold(ok, f"I5: {user}: {side} shows {sorted(shown)}, wanted {sorted(wanted)} of {standard}")
+            text = glasses.text(side)
+            if drawn is None:
+                ok = not any(p in text for p in self.servers if p not in standard)
+            else:
+                # Whichever page of it the wearer has turned to; nothing, if all who knew of it have died since.
+                forgotten = drawn.cloud_boot != self.cloud.boots and drawn.edge_boot != edge.boots
+                ok = set(text.split()) == set(drawn.text.split()) or (forgotten and not text)
+            self._hold(
+                ok,
+                f"I5: {user}: {side} shows {text[:50]!r}, wanted {drawn and drawn.text[:50]!r} of {standard}",
+            )
 
     def _hold(self, ok: bool, what: str) -> None:
         if not ok:

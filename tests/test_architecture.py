@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "edge", "wire", "bleak", "bleak_retry_connector", "dbus_fast", "websockets", "uvloop", "pydantic",
         "pydantic_settings", "lc3", "orjson", "PIL", "prometheus_client", "httpx",
     },
-    "cloud/core": {"cloud.core", "wire"},
+    "cloud/core": {"cloud.core", "wire", "orjson"},
     "cloud": {
         "cloud", "wire", "websockets", "uvloop", "starlette", "uvicorn", "httpx", "httpcore", "jwt", "cryptography",
         "aiosqlite", "nats", "asyncpg", "prometheus_client", "pydantic", "pydantic_settings", "orjson", "lc3", "multipart",

@@ -31,7 +31,6 @@ ATT_HEADER = 3
 ATT_MTU_DEFAULT = 23
 
 # ATT error codes a firmware uses (Core specification, Vol 3 Part F, 3.4.1.1).
-ATT_WRITE_NOT_PERMITTED = 0x03
 ATT_INVALID_LENGTH = 0x0D
 
 # HCI reasons a firmware gives when it ends a link.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
 import pytest
@@ -260,8 +261,6 @@ def test_a_shell_that_slept_does_not_burst_but_goes_on() -> None:
 
 
 def send_bitmap(g1: EvenG1, arm: str, file: bytes) -> bytes:
-    import zlib
-
     for index in range(-(-len(file) // BITMAP_CHUNK)):
         prefix = b"\x00\x1c\x00\x00" if index == 0 else b""
         write(g1, arm, bytes([0x15, index]) + prefix + file[index * BITMAP_CHUNK :][:BITMAP_CHUNK])

@@ -118,3 +118,13 @@ async def test_bad_arguments_exit_78_with_one_sentence() -> None:
     assert process.returncode == 78
     assert errors.decode().count("\n") == 1
     assert "g9" in errors.decode()
+
+
+async def test_an_interrupted_process_says_130() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "firmware_sim", "--json", stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await asyncio.wait_for(process.stdout.readline(), 30)
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), 10) == 130

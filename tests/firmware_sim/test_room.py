@@ -13,6 +13,7 @@ import pytest
 from bleak import BleakClient
 
 from firmware_sim.bleak_backend import close_radio, radio
+from firmware_sim.firmware import MODELS
 from firmware_sim.firmware.g1 import FROM_GLASSES, TO_GLASSES
 from firmware_sim.hci_port import SimError
 from firmware_sim.room import Room
@@ -128,3 +129,16 @@ async def test_an_interrupted_process_says_130() -> None:
     assert await asyncio.wait_for(process.stdout.readline(), 30)
     process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(process.wait(), 10) == 130
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+async def test_every_model_goes_on_the_air_and_tells_its_state(model: str, tmp_path: Path) -> None:
+    async with Room([model], hci_ports=[f"unix-server:{tmp_path}/hci.sock"]) as room:
+        (device,) = room.state()["devices"]
+        assert device["model"] == model
+        arm = next(iter(device["arms"].values()))
+        try:
+            async with BleakClient(arm["address"], backend=radio(room.hci[0]).client) as client:
+                assert any("notify" in c.properties for c in client.services.characteristics.values())
+        finally:
+            await close_radio(room.hci[0])

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from bleak import BleakClient, BleakScanner
+from bleak import BleakAdapter, BleakClient, BleakScanner
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
@@ -52,6 +52,7 @@ MTU_POLL = 0.1
 #: Without any advertisement from any device for this long the scan is restarted (failure catalogue BLE-09): even in a
 #: quiet house a phone or a watch advertises within a minute.
 SCAN_QUIET = 60.0
+POWER_CYCLE_PAUSE = 300.0  # s between two power cycles of the adapter
 #: Devices remembered from scanning, newest kept: a busy train has about 200.
 DEVICES_MAX = 256
 VALUE_MAX = 512  # bytes of one attribute value, by specification
@@ -194,6 +195,8 @@ class _Backends:
         self.spec = spec
         self.scanner: dict[str, Any] = {}
         self.client: dict[str, Any] = {}
+        #: How to ask for devices that the system already holds; None if this backend cannot tell.
+        self.adapter: dict[str, Any] | None = {}
         self.native = spec == "default"
         self._close: Callable[[str], Any] | None = None
         self._argument = ""
@@ -218,6 +221,8 @@ class _Backends:
             ) from error
         self.scanner = {"backend": pair.scanner}
         self.client = {"backend": pair.client}
+        adapter = getattr(pair, "adapter", None)
+        self.adapter = {"backend": adapter} if adapter is not None else None
         self._close = getattr(module, "close_radio", None)
         self._argument = argument
 
@@ -243,6 +248,10 @@ class BleakRadio:
         self._last_heard = 0.0
         self._fault: GlassesFault | None = None
         self._cache_cleared: dict[str, float] = {}
+        self._held: set[str] = set()  # addresses of our own links
+        self._services: set[str] = set()  # of the models that were ever connected: what to ask the system for
+        self._power_cycled: float | None = None
+        self.quiet_scans = 0
         self.scan_restarts = 0
 
     @property
@@ -287,6 +296,7 @@ class BleakRadio:
         on_closed: Callable[[GlassesFault], None],
     ) -> Link:
         self._busy += 1
+        self._services.add(gatt.service)
         self._changed.set()
         try:
             async with self._connecting:
@@ -294,7 +304,10 @@ class BleakRadio:
                 device = self._devices.get(address)
                 if device is None:
                     raise GlassesError(GlassesFault.NOT_FOUND, f"{address} has not been seen", retryable=True)
-                link = _BleakLink(device, gatt, self._backends, on_notify, on_closed)
+                link = _BleakLink(
+                    device, gatt, self._backends, on_notify, on_closed, lambda: self._held.discard(address)
+                )
+                self._held.add(address)
                 try:
                     await link.open(pair)
                 except GlassesError as error:
@@ -338,11 +351,11 @@ class BleakRadio:
                 await scanner.start()
             self._fault = None
             self._last_heard = loop.time()
+            await self._adopt()
             while self._listeners and not self._busy:
                 quiet = self._last_heard + SCAN_QUIET - loop.time()
                 if quiet <= 0:
-                    self.scan_restarts += 1
-                    logger.info("no advertisement from any device for %.0f s: scanning again", SCAN_QUIET)
+                    await self._wake_adapter()
                     return
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
@@ -355,19 +368,56 @@ class BleakRadio:
                     await scanner.stop()
             self._idle.set()
 
+    async def _adopt(self) -> None:
+        """A device that the system still holds from before a crash does not advertise (BLE-08): hand it over as seen,
+        and the connection attempt takes the link over."""
+        if self._backends.adapter is None or not self._services:
+            return
+        with contextlib.suppress(_ANY):
+            async with asyncio.timeout(NOTIFY_MAX):
+                adapter = await BleakAdapter.get(**self._backends.adapter)
+                for device in await adapter.get_connected_devices(sorted(self._services)):
+                    if device.address not in self._held:
+                        self._saw(device, Advert(device.address, device.name))
+
+    async def _wake_adapter(self) -> None:
+        """Silence from all devices: scan anew, the second time switch the adapter off and on, at most once in 5
+        minutes; then it is the hardware's fault, and said so (failure catalogue BLE-09)."""
+        now = asyncio.get_running_loop().time()
+        self.scan_restarts += 1
+        self.quiet_scans += 1
+        logger.info("no advertisement from any device for %.0f s: scanning again", SCAN_QUIET)
+        if self.quiet_scans < 2 or not self._backends.native or sys.platform != "linux":
+            return
+        if self._power_cycled is not None and now - self._power_cycled < POWER_CYCLE_PAUSE:
+            self._fault = GlassesFault.ADAPTER_DOWN
+            return
+        self._power_cycled = now
+        logger.warning("still no advertisement: switching the Bluetooth adapter off and on")
+        from edge.bluez_host import power_cycle  # D-Bus: Linux only
+
+        with contextlib.suppress(_ANY):
+            await asyncio.wait_for(power_cycle(), SCAN_START_MAX)
+
     def _heard(self, device: BLEDevice, data: AdvertisementData) -> None:
         self._last_heard = asyncio.get_running_loop().time()
+        self.quiet_scans = 0
+        self._saw(
+            device,
+            Advert(
+                device.address,
+                data.local_name or device.name,
+                data.rssi,
+                tuple(data.service_uuids),
+                dict(data.manufacturer_data),
+            ),
+        )
+
+    def _saw(self, device: BLEDevice, advert: Advert) -> None:
         self._devices[device.address] = device
         self._devices.move_to_end(device.address)
         while len(self._devices) > DEVICES_MAX:
             self._devices.popitem(last=False)
-        advert = Advert(
-            device.address,
-            data.local_name or device.name,
-            data.rssi,
-            tuple(data.service_uuids),
-            dict(data.manufacturer_data),
-        )
         for listener in tuple(self._listeners):
             listener(advert)
 
@@ -395,8 +445,10 @@ class _BleakLink:
         backends: _Backends,
         on_notify: Callable[[str, bytes], None],
         on_closed: Callable[[GlassesFault], None],
+        on_released: Callable[[], None],
     ) -> None:
         self._gatt = gatt
+        self._on_released = on_released
         self._on_notify = on_notify
         self._on_closed = on_closed
         self._native = backends.native
@@ -499,6 +551,7 @@ class _BleakLink:
     async def close(self) -> None:
         if not self._gone.done():
             self._gone.set_result(None)  # the owner knows: no report
+        self._on_released()
         with contextlib.suppress(_ANY):
             async with asyncio.timeout(DISCONNECT_MAX):
                 await self._client.disconnect()

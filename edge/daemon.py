@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TextIO, assert_never
+from typing import TYPE_CHECKING, Any, TextIO, assert_never
 
 import httpx
 import orjson
@@ -39,9 +39,13 @@ from edge.core.node import Node, NodeEffect, NodeTiming, SendAudio, SendText
 from edge.core.uplink import Dial, Hangup
 from edge.profiles import PROFILES
 from edge.profiles.base import Advert, Arm
+from edge.service import ServiceManager
 from edge.uplink_socket import DialRefused, UplinkSocket
 from wire import trace
 from wire.errors import BridgeError, ConfigError, GlassesError, GlassesFault, UplinkError
+
+if TYPE_CHECKING:
+    from edge.bluez_host import PairingAgent
 
 logger = logging.getLogger(__name__)
 
@@ -435,6 +439,12 @@ class Daemon:
         self._sessions: dict[int, Session] = {}
         self._started = asyncio.get_running_loop().time()
         self._stopping = asyncio.Event()
+        self._service = ServiceManager()
+        self._agent: PairingAgent | None = None
+        if config.radio == "default" and sys.platform == "linux":
+            from edge.bluez_host import PairingAgent  # D-Bus: Linux only
+
+            self._agent = PairingAgent()
         self.restarts = 0
         self._control = ControlSocket(
             config.socket_path,
@@ -448,6 +458,8 @@ class Daemon:
         await self._control.start()  # first: it refuses a second daemon, which would fight for the radio
         supervisors: list[asyncio.Task[None]] = []
         try:
+            if self._agent is not None:
+                self._agent.start()
             await self._wait_for_radio()
             url = await self._port.start() if self._port is not None else None
             supervisors = [
@@ -455,6 +467,7 @@ class Daemon:
                 for index, wearer in enumerate(self._config.everyone)
             ]
             ready({"event": "ready", "role": "edge", "control": str(self._config.socket_path), "status": url})
+            self._service.ready()
             with _signals(self._stopping, self._hangup):
                 await self._stopping.wait()
         finally:
@@ -491,12 +504,15 @@ class Daemon:
             await asyncio.sleep(RESTART_AFTER)
 
     async def _shut_down(self, supervisors: list[asyncio.Task[None]]) -> None:
+        await self._service.stopping()
         for task in supervisors:
             task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_MAX):
                 await asyncio.gather(*supervisors, return_exceptions=True)
                 await self._radio.stop()
+                if self._agent is not None:
+                    await self._agent.stop()
         if self._port is not None:
             await self._port.stop()
         await self._control.stop()

@@ -97,7 +97,7 @@ TRANSITIONS: Final[dict[SessionState, frozenset[SessionState]]] = {
         {SessionState.DETACHED, SessionState.DISCONNECTING, SessionState.ERROR}
     ),
     SessionState.DETACHED: frozenset(
-        {SessionState.CONNECTING, SessionState.CONNECTED, SessionState.DISCONNECTING, SessionState.ERROR}
+        {SessionState.CONNECTING, SessionState.DISCONNECTING, SessionState.ERROR}
     ),
     SessionState.DISCONNECTING: frozenset({SessionState.DISCONNECTED, SessionState.ERROR}),
     SessionState.DISCONNECTED: frozenset(),
@@ -287,7 +287,11 @@ class Session:
             out += self._begin(UserData(), now)
         if self._plain_at is not None and now >= self._plain_at:
             self._plain_at = None
-            if self._glasses is not None and self.link.state is LinkState.RESUMING and not self.link.sequenced:
+            if (
+                self._glasses is not None
+                and self.link.state is LinkState.RESUMING
+                and not self.link.sequenced
+            ):
                 # A client that waits in silence does not announce a link: stand in for its first frame.
                 out += self._link(self.link.received(self._glasses, b'{"type":"pong"}', now), now)
         out += self._link(self.link.handle_deadline(now), now)
@@ -363,7 +367,11 @@ class Session:
         starts, self._early_starts = self._early_starts, OrderedDict()
         for package in starts:
             out += self.start_app(package, now)
-        if self._glasses is None and first and not any(a.life.connection_id for a in self._apps.values()):
+        if (
+            first
+            and self.state is SessionState.DETACHED
+            and not any(a.life.connection_id for a in self._apps.values())
+        ):
             out += self.end("nobody is here", now)
         return out
 
@@ -384,13 +392,17 @@ class Session:
         standard = [p for p in packages if p in self._records and self._records[p].kind == "standard"]
         out: list[Effect] = []
         for package in packages:
-            if package not in self._records or (package in standard[:-1]):
+            if package not in self._records:
+                continue
+            if package in standard[:-1]:
+                out.append(SaveWanted(package, False))  # a later start of the wearer took its place
                 continue
             known = self._apps.get(package)
             if known is not None and known.life.state is not AppState.DISCONNECTED:
                 continue
             taken = any(a.life.wanted and a.info.kind == "standard" for a in self._apps.values())
             if package in standard and taken:
+                out.append(SaveWanted(package, False))
                 continue
             out += self.start_app(package, now, by_user=False)
         return out
@@ -426,10 +438,9 @@ class Session:
         self._bad.clear()
         self.requests.has_glasses = True
         if self.state in (SessionState.INITIALIZING, SessionState.DETACHED):
+            self._move(SessionState.CONNECTING, "glasses connected", now)
             if self._loaded:
                 self._move(SessionState.CONNECTED, "glasses connected", now)
-            else:
-                self._move(SessionState.CONNECTING, "glasses connected", now)
         out.append(Record("glasses_connected", {"connection": connection_id, "away": away}))
         out += self._handshake(self._ack(None), now)
         for key in _REASSERTED:

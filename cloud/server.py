@@ -32,6 +32,7 @@ from cloud.http.services import Services
 from cloud.hub import Hub, SpeechFactory
 from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest
 from cloud.metrics import LoopWatch, Metrics
+from cloud.speech.service import SpeechService
 from cloud.store.base import Store, StoreError
 from cloud.store.sqlite import SqliteStore
 from cloud.webhooks import LOOPBACK, DestinationPolicy, WebhookClient
@@ -108,6 +109,9 @@ class Cloud:
             DestinationPolicy(allow, allow_http=config.webhooks.allow_http),
             concurrency_max=config.webhooks.concurrency_max,
         )
+        self.speech_service = SpeechService.make(config.speech, self.metrics)
+        if self._speech is None and self.speech_service is not None:
+            self._speech = self.speech_service.session
         self.hub = Hub(
             config=config,
             store=self.store,
@@ -188,6 +192,8 @@ class Cloud:
     async def _close_parts(self) -> None:
         await self.hub.close()
         await self._webhooks.close()
+        if self.speech_service is not None:
+            await self.speech_service.close()
         if self.services.synthesis is not None:
             await self.services.synthesis.close()
         if self._given_store is None:

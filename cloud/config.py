@@ -152,6 +152,9 @@ class SpeechConfig(_Section):
     api_key: SecretStr | None = Field(default=None, description="Bearer key of an openai: provider.")
     model: str = Field(default="whisper-1", description="Model name given to an openai: provider.")
     timeout: Seconds = Field(default=20.0, description="Longest wait for one result, seconds.")
+    interim: Seconds | None = Field(
+        default=2.0, description="Speech between two partial results of openai:, seconds; none = finals only."
+    )
     tts_url: str | None = Field(
         default=None, description="OpenAI-compatible speech endpoint for /api/tts; none = answered with 501."
     )

@@ -91,8 +91,9 @@ class Radio(Protocol):
         """Stop scanning. Links are closed by their owners."""
         ...
 
-    def watch(self, listener: Callable[[Advert], None]) -> None:
-        """Scan, and hand every advertisement to `listener` until `unwatch`."""
+    def watch(self, listener: Callable[[Advert], None], service: str = "") -> None:
+        """Scan, and hand every advertisement to `listener` until `unwatch`; also devices with this service that the
+        system already holds, for those do not advertise."""
         ...
 
     def unwatch(self, listener: Callable[[Advert], None]) -> None: ...
@@ -249,7 +250,8 @@ class BleakRadio:
         self._fault: GlassesFault | None = None
         self._cache_cleared: dict[str, float] = {}
         self._held: set[str] = set()  # addresses of our own links
-        self._services: set[str] = set()  # of the models that were ever connected: what to ask the system for
+        self._services: set[str] = set()  # of the models that are looked for: what to ask the system for
+        self._adopt_due = True
         self._power_cycled: float | None = None
         self.quiet_scans = 0
         self.scan_restarts = 0
@@ -276,9 +278,12 @@ class BleakRadio:
             self._task = None
         await self._backends.close()
 
-    def watch(self, listener: Callable[[Advert], None]) -> None:
+    def watch(self, listener: Callable[[Advert], None], service: str = "") -> None:
         if listener not in self._listeners:
             self._listeners.append(listener)
+            if service:
+                self._services.add(service)
+            self._adopt_due = True
             self._changed.set()
 
     def unwatch(self, listener: Callable[[Advert], None]) -> None:
@@ -296,7 +301,6 @@ class BleakRadio:
         on_closed: Callable[[GlassesFault], None],
     ) -> Link:
         self._busy += 1
-        self._services.add(gatt.service)
         self._changed.set()
         try:
             async with self._connecting:
@@ -351,8 +355,10 @@ class BleakRadio:
                 await scanner.start()
             self._fault = None
             self._last_heard = loop.time()
-            await self._adopt()
+            self._adopt_due = True
             while self._listeners and not self._busy:
+                if self._adopt_due:
+                    await self._adopt()
                 quiet = self._last_heard + SCAN_QUIET - loop.time()
                 if quiet <= 0:
                     await self._wake_adapter()
@@ -371,6 +377,7 @@ class BleakRadio:
     async def _adopt(self) -> None:
         """A device that the system still holds from before a crash does not advertise (BLE-08): hand it over as seen,
         and the connection attempt takes the link over."""
+        self._adopt_due = False
         if self._backends.adapter is None or not self._services:
             return
         with contextlib.suppress(_ANY):

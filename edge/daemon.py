@@ -240,7 +240,7 @@ class Session:
         match effect:
             case Scan(on):
                 if on:
-                    self._radio.watch(self._sighted)
+                    self._radio.watch(self._sighted, self._gatt.service)
                 else:
                     self._radio.unwatch(self._sighted)
             case Connect(arm, conn_id, address):

@@ -111,6 +111,7 @@ class SessionEntry:
 
     session: Session
     timer: asyncio.TimerHandle | None = None
+    timer_at: float = 0.0  # uvloop's handle of a timer that is due already cannot say when
     audio: AudioUplink = field(default_factory=AudioUplink)
     speech: SpeechFeed | None = None
     remote: str | None = None
@@ -236,10 +237,10 @@ class Hub:
             self._failed(entry, now)
         due = entry.session.deadline
         timer = entry.timer
-        if due is not None and (timer is None or due < timer.when()):
+        if due is not None and (timer is None or due < entry.timer_at):
             if timer is not None:
                 timer.cancel()
-            entry.timer = self._loop.call_at(due, self._tick, entry)
+            entry.timer, entry.timer_at = self._loop.call_at(due, self._tick, entry), due
 
     def _tick(self, entry: SessionEntry) -> None:
         entry.timer = None

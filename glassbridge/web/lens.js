@@ -210,7 +210,7 @@ function took(message) {
       changed("", `said: ${message.spoken.text}`);
       break;
     case "sound":
-      changed("", `WAV of ${message.seconds} s is playing`);
+      changed("", `WAV of ${message.seconds.toFixed(1)} s is playing`);
       break;
   }
   showState();

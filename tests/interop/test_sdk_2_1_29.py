@@ -379,11 +379,22 @@ class TestServices:
             ] is True
             assert (await live.event("gone")).data["notificationKey"] == "k"
 
-    async def test_translation_reaches_its_subscribers(self, world: World) -> None:
-        code = "session.events.ontranslationForLanguage('es-ES', 'en-US', d => emit('english', d))"
+    async def test_translation_reaches_exactly_its_subscribers(self, world: World) -> None:
+        code = """
+            session.events.ontranslationForLanguage('es-ES', 'en-US', d => emit('english', d));
+            session.on('translation:all-to-de-DE', d => emit('german', d));
+            session.on('translation:fr-FR-to-en-US', d => emit('french', d));
+        """
         async with world.live(code) as live:
-            await live.subscribed("translation:es-ES-to-en-US")
-            assert live.phone.microphone or await live.phone.next("microphone_state_change")
+            await live.subscribed("translation:es-ES-to-en-US", "translation:all-to-de-DE")
+            await live.phone.next("microphone_state_change", where=lambda m: m["isMicrophoneEnabled"])
+            world.cloud.hub.say(live.user, "hola", "es-ES")
+            english = (await live.event("english", where=lambda d: d["isFinal"])).data
+            assert (english["originalText"], english["transcribeLanguage"], english["translateLanguage"]) == (
+                "hola", "es-ES", "en-US",
+            )  # fmt: skip
+            await live.event("german")
+            assert not live.seen("french")
 
 
 class TestLast:

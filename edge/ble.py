@@ -4,6 +4,7 @@ Rules of this file:
 
 - The only file that imports bleak. Its callers see `Radio`, `Link`, `Advert` and `GlassesError`, nothing else.
 - Every call into the stack has a limit of its own; none is trusted to return (failure catalogue BLE-06, BLE-11).
+  The limit is `asyncio.timeout`, never `wait_for`: that one swallows a cancellation in Python 3.11 when it races.
 - One connection attempt at a time per adapter, and no scan while it runs (BLE-12). Every attempt that fails ends with
   a disconnect, so that no slot leaks (BLE-10).
 - What a link reports is bound to that link: `closed` is told once, and never after `close()`.
@@ -230,7 +231,8 @@ class _Backends:
     async def close(self) -> None:
         if self._close is not None:
             with contextlib.suppress(_ANY):
-                await asyncio.wait_for(self._close(self._argument), DISCONNECT_MAX)
+                async with asyncio.timeout(DISCONNECT_MAX):
+                    await self._close(self._argument)
 
 
 class BleakRadio:
@@ -304,7 +306,8 @@ class BleakRadio:
         self._changed.set()
         try:
             async with self._connecting:
-                await asyncio.wait_for(self._idle.wait(), SCAN_START_MAX + DISCONNECT_MAX)
+                async with asyncio.timeout(SCAN_START_MAX + DISCONNECT_MAX):
+                    await self._idle.wait()
                 device = self._devices.get(address)
                 if device is None:
                     raise GlassesError(GlassesFault.NOT_FOUND, f"{address} has not been seen", retryable=True)
@@ -365,7 +368,8 @@ class BleakRadio:
                     return
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), quiet)
+                    async with asyncio.timeout(quiet):
+                        await self._changed.wait()
         except _ANY as error:
             raise fault_of(error) from error
         finally:
@@ -404,7 +408,8 @@ class BleakRadio:
         from edge.bluez_host import power_cycle  # D-Bus: Linux only
 
         with contextlib.suppress(_ANY):
-            await asyncio.wait_for(power_cycle(), SCAN_START_MAX)
+            async with asyncio.timeout(SCAN_START_MAX):
+                await power_cycle()
 
     def _heard(self, device: BLEDevice, data: AdvertisementData) -> None:
         self._last_heard = asyncio.get_running_loop().time()
@@ -439,7 +444,8 @@ class BleakRadio:
         from bleak_retry_connector import clear_cache  # reads BlueZ: Linux only
 
         with contextlib.suppress(_ANY):
-            await asyncio.wait_for(clear_cache(address), DISCONNECT_MAX)
+            async with asyncio.timeout(DISCONNECT_MAX):
+                await clear_cache(address)
 
 
 class _BleakLink:

@@ -69,7 +69,8 @@ class PairingAgent:
 
     async def _serve(self) -> None:
         """One life of bluetoothd: register, then wait until its name changes hands or the bus goes."""
-        bus = await asyncio.wait_for(MessageBus(bus_type=BusType.SYSTEM).connect(), CALL_MAX)
+        async with asyncio.timeout(CALL_MAX):
+            bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
         try:
             bus.add_message_handler(self._answer)
             changed = asyncio.Event()
@@ -133,7 +134,8 @@ async def call(
         signature=signature,
         body=body or [],
     )
-    reply = await asyncio.wait_for(bus.call(message), CALL_MAX)
+    async with asyncio.timeout(CALL_MAX):
+        reply = await bus.call(message)
     if reply is None:
         raise EOFError("the bus ended")
     if reply.message_type is MessageType.ERROR:
@@ -153,7 +155,8 @@ async def adapters(bus: MessageBus) -> dict[str, dict[str, Any]]:
 
 async def power_cycle() -> None:
     """Switch every adapter off and on. Raises like `call`."""
-    bus = await asyncio.wait_for(MessageBus(bus_type=BusType.SYSTEM).connect(), CALL_MAX)
+    async with asyncio.timeout(CALL_MAX):
+        bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
     try:
         for path in await adapters(bus):
             for on in (False, True):

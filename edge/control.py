@@ -44,6 +44,7 @@ class ControlSocket:
         self._commands = commands
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     async def start(self) -> None:
         """Raises ConfigError if another daemon listens there, or the path cannot be used."""
@@ -65,10 +66,13 @@ class ControlSocket:
 
     async def _refuse_second(self) -> None:
         try:
-            _, writer = await asyncio.wait_for(asyncio.open_unix_connection(str(self.path)), 1.0)
+            async with asyncio.timeout(1.0):
+                _, writer = await asyncio.open_unix_connection(str(self.path))
         except (OSError, TimeoutError):
             return  # nobody there: a leftover of a crash at most
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
         raise ConfigError(
             f"control socket {self.path} is in use",
             "an edge daemon already runs there",
@@ -76,8 +80,10 @@ class ControlSocket:
         )
 
     async def stop(self) -> None:
+        self._stopped = True
         if self._server is not None:
             self._server.close()
+            await asyncio.sleep(0)  # a connection accepted in this very turn gets to know that we stop
             for task in tuple(self._clients):
                 task.cancel()
             await asyncio.gather(*self._clients, return_exceptions=True)
@@ -89,11 +95,15 @@ class ControlSocket:
         assert task is not None
         self._clients.add(task)
         try:
-            if len(self._clients) > CLIENTS_MAX:
+            if self._stopped or len(self._clients) > CLIENTS_MAX:
                 return
-            while line := await asyncio.wait_for(reader.readline(), IDLE_MAX):
-                writer.write(orjson.dumps(self._answer(line), option=orjson.OPT_APPEND_NEWLINE))
-                await asyncio.wait_for(writer.drain(), IDLE_MAX)
+            while True:
+                async with asyncio.timeout(IDLE_MAX):
+                    line = await reader.readline()
+                    if not line:
+                        return
+                    writer.write(orjson.dumps(self._answer(line), option=orjson.OPT_APPEND_NEWLINE))
+                    await writer.drain()
         except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
             pass  # the client left, sleeps, or sent an endless line: its affair alone
         finally:

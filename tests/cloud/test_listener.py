@@ -18,7 +18,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from websockets.asyncio.client import connect
 
-from cloud.connection import Connection, Frame
+from cloud import connection as connections
+from cloud.connection import QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX, Connection, Frame
 from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest
 from wire.messages.base import Delivery
 
@@ -364,3 +365,70 @@ async def test_compression_is_declined_by_default_and_works_when_configured() ->
                 await ws.send("ab" * size)
                 assert await ws.recv() == "ab" * size
                 assert await ws.recv() == b"ab" * size
+
+
+@pytest.mark.failure("LIV-06")
+async def test_a_peer_that_never_reads_costs_a_bounded_buffer_and_is_closed() -> None:
+    async with world() as w, raw(w.port) as (reader, writer):
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(UPGRADE)
+        await until(lambda: bool(w.handlers))
+        connection = await w.handlers[0].opened
+        audio = Frame.binary(b"x" * 64_000)
+        for _ in range(400):  # 25 MB into a socket that nobody empties
+            connection.send(audio, Delivery.LOSSY)
+            assert connection.buffered_bytes < 2 * QUEUE_BYTES_MAX
+            await asyncio.sleep(0)
+        assert connection.dropped_lossy > 100
+        assert connection.is_open, "a peer that only misses lossy frames is thinned"
+        sent = [
+            connection.send(Frame.text(b"%d" % n), Delivery.RELIABLE) for n in range(QUEUE_FRAMES_MAX + 10)
+        ]
+        assert not all(sent)
+        assert not connection.is_open
+        assert w.listener.stats.slow_consumers == 1
+        connection.abort()
+        assert (await w.handlers[0].closed)[0] == 1013
+
+
+@pytest.mark.failure("LIV-03")
+async def test_the_descriptor_of_a_mute_peer_is_freed_after_a_close() -> None:
+    async with world() as w, raw(w.port) as (reader, writer):
+        writer.write(UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        connection = await w.handlers[0].opened
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(connections, "CLOSE_TIMEOUT", 0.05)  # its real value is held in virtual time
+            connection.close(1000, "bye")
+            assert await asyncio.wait_for(w.handlers[0].closed, GRACE) == (1000, "bye")
+        assert not w.listener.connections
+
+
+@pytest.mark.failure("LIV-04")
+async def test_resets_while_sending_harm_nobody_else() -> None:
+    async with world() as w, contextlib.AsyncExitStack() as stack:
+        keeper = await stack.enter_async_context(connect(w.ws, compression=None))
+        received = 0
+
+        async def read() -> None:
+            nonlocal received
+            async for _ in keeper:
+                received += 1
+
+        reading = asyncio.ensure_future(read())
+        event = Frame.text(b'{"type":"event"}')
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", w.port)
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+            for handler in w.handlers:
+                if handler.connection is not None:
+                    handler.connection.send(event, Delivery.RELIABLE)
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        await until(lambda: received == 20)
+        await until(lambda: len(w.listener.connections) == 1)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)

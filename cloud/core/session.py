@@ -1758,6 +1758,7 @@ class Session:
             out.append(CloseGlasses(self._glasses, CloseCode.SERVICE_RESTART, "Server restarting"))
             self._glasses = None
         self.link.close(now)
+        self._apps.clear()  # what storage or an app server still answers finds nobody
         self._move(SessionState.DISCONNECTED, "the server restarts", now)
         return [*out, Finished()]
 
@@ -1775,6 +1776,8 @@ class Session:
             out.append(StopSettled(each.info.package))
         if self._glasses is not None:
             out.append(CloseGlasses(self._glasses, CloseCode.INTERNAL, "Internal server error"))
+        self.link.close(now)
+        self._apps.clear()
         self._move(SessionState.ERROR, "internal error", now)
         return [*out, Finished()]
 

@@ -114,8 +114,9 @@ class Adapter:
         """Every address that was ever heard, with its type."""
         self._device: Device | None = None
         self._transport: Transport | None = None
-        self._opening: asyncio.Lock | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._connecting: asyncio.Lock | None = None
+        self._scanning: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keys = MemoryKeyStore()
@@ -125,21 +126,34 @@ class Adapter:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             # A new event loop (tests): whatever belonged to the old one is gone with it.
-            self._loop, self._device, self._transport = loop, None, None
-            self._opening, self._connecting = asyncio.Lock(), asyncio.Lock()
-        assert self._opening is not None
-        async with self._opening:
+            self._loop, self._device, self._transport, self._opening = loop, None, None, None
+            self._connecting, self._scanning = asyncio.Lock(), asyncio.Lock()
+            self._tasks.clear()
+        if self._device is None:
+            if self._opening is None:
+                self._opening = self.spawn(self._open_once(), "open")
+            # All callers wait for the same opening; one that leaves does not break it off half way.
+            await asyncio.shield(self._opening)
+        if self._device is None:
+            raise BleakBluetoothNotAvailableError(
+                f"the Bluetooth controller at {self.transport_name} went away at once",
+                BleakBluetoothNotAvailableReason.NO_BLUETOOTH,
+            )
+        return self._device
+
+    async def _open_once(self) -> None:
+        try:
+            async with asyncio.timeout(OPEN_MAX):
+                self._device = await self._open()
+        except (OSError, TimeoutError, core.BaseBumbleError, hci.HCI_Error) as error:
+            raise BleakBluetoothNotAvailableError(
+                f"no Bluetooth controller at {self.transport_name}: {error or type(error).__name__}",
+                BleakBluetoothNotAvailableReason.NO_BLUETOOTH,
+            ) from error
+        finally:
+            self._opening = None
             if self._device is None:
-                try:
-                    async with asyncio.timeout(OPEN_MAX):
-                        self._device = await self._open()
-                except (OSError, TimeoutError, core.BaseBumbleError, hci.HCI_Error) as error:
-                    await self._close_transport()
-                    raise BleakBluetoothNotAvailableError(
-                        f"no Bluetooth controller at {self.transport_name}: {error or type(error).__name__}",
-                        BleakBluetoothNotAvailableReason.NO_BLUETOOTH,
-                    ) from error
-            return self._device
+                await self._close_transport()
 
     async def _open(self) -> Device:
         self._transport = transport = await open_transport(self.transport_name)
@@ -193,17 +207,32 @@ class Adapter:
     async def add_scanner(self, scanner: BumbleScanner) -> None:
         device = await self.device()
         self.scanners.add(scanner)
-        if not device.is_scanning:
-            await device.start_scanning(
-                legacy=True, active=True, own_address_type=self.own_address_type(device)
-            )
+        try:
+            await asyncio.shield(self.spawn(self._scan_as_wanted(device), "scan"))
+        except BaseException:
+            self.scanners.discard(scanner)
+            self.spawn(self._scan_as_wanted(device), "scan")
+            raise
 
     async def remove_scanner(self, scanner: BumbleScanner) -> None:
         self.scanners.discard(scanner)
-        device = self._device
-        if not self.scanners and device is not None and device.is_scanning:
-            with contextlib.suppress(hci.HCI_Error, core.BaseBumbleError):
-                await device.stop_scanning(legacy=True)
+        if self._device is not None:
+            with contextlib.suppress(BleakError):
+                await asyncio.shield(self.spawn(self._scan_as_wanted(self._device), "scan"))
+
+    async def _scan_as_wanted(self, device: Device) -> None:
+        """Scan while there is a scanner. In a task of its own, because a command must not be broken off half way:
+        the controller's answer would be taken for that of the next one."""
+        assert self._scanning is not None
+        async with self._scanning:
+            try:
+                if self.scanners and not device.is_scanning:
+                    own = self.own_address_type(device)
+                    await device.start_scanning(legacy=True, active=True, own_address_type=own)
+                elif not self.scanners and device.is_scanning:
+                    await device.stop_scanning(legacy=True)
+            except (hci.HCI_Error, core.BaseBumbleError) as error:
+                raise BleakError(f"the controller does not scan: {error}") from error
 
     def _on_advertisement(self, advertisement: Advertisement) -> None:
         name = address_text(advertisement.address)
@@ -371,8 +400,10 @@ class BumbleClient(BaseBleakClient):
         """Raises `BleakDeviceNotFoundError`, `TimeoutError` or `BleakError`."""
         if self.is_connected:
             raise BleakError(f"already connected to {self.address}")
+        # The search ends a little before the whole, so that "not found" can be said.
+        search_until = asyncio.get_running_loop().time() + 0.9 * self._timeout
         async with asyncio.timeout(self._timeout):
-            address = await self._address()
+            address = await self._address(search_until)
             try:
                 connection = await self.adapter.connect(address)
             except (core.BaseBumbleError, hci.HCI_Error) as error:
@@ -385,7 +416,7 @@ class BumbleClient(BaseBleakClient):
                 raise
             self._announced = True
 
-    async def _address(self) -> hci.Address:
+    async def _address(self, search_until: float) -> hci.Address:
         details = self._given.details if isinstance(self._given, BLEDevice) else None
         if isinstance(details, hci.Address):
             return details
@@ -396,7 +427,7 @@ class BumbleClient(BaseBleakClient):
             )
             await scanner.start()
             try:
-                async with asyncio.timeout(self._timeout * 0.9):  # leaves room to say what was not found
+                async with asyncio.timeout_at(search_until):
                     await found.wait()
             except TimeoutError:
                 raise BleakDeviceNotFoundError(

@@ -188,7 +188,7 @@ async def test_a_full_adapter_is_an_error_not_a_hang(bench: Bench) -> None:
 
 async def test_an_address_nobody_has_is_not_found(bench: Bench) -> None:
     with pytest.raises(BleakDeviceNotFoundError):
-        await bench.client("C0:11:22:33:44:55", timeout=0.5).connect()
+        await bench.client("C0:11:22:33:44:55", timeout=1.0).connect()
 
 
 async def test_gatt_errors_keep_their_code(bench: Bench) -> None:
@@ -293,6 +293,36 @@ async def test_a_pulled_dongle_ends_every_link_and_can_be_plugged_in_again(bench
     await until(lambda: all(arm.state is ArmState.ADVERTISING for arm in arms), "advertising", within=10)
     client, _ = await bench.connected(LEFT)
     assert client.is_connected
+
+
+async def test_a_caller_that_leaves_while_the_adapter_opens_breaks_nothing(bench: Bench) -> None:
+    for turns in range(12):
+        await close_radio(bench.room.hci[0])
+        await until(lambda: not bench.room.ports[0].connected, "the port to be free")
+        scanning = asyncio.create_task(BleakScanner(backend=bench.backend.scanner).start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        scanning.cancel()
+        await asyncio.gather(scanning, return_exceptions=True)
+        scanner = BleakScanner(backend=bench.backend.scanner)
+        await asyncio.wait_for(scanner.start(), 10)
+        await scanner.stop()
+
+
+async def test_a_scan_given_up_in_its_first_steps_leaves_no_scan_running(bench: Bench) -> None:
+    await bench.backend.client.adapter.device()  # type: ignore[attr-defined]
+    for turns in range(25):
+        scanning = asyncio.create_task(BleakScanner(backend=bench.backend.scanner).start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        scanning.cancel()
+        await asyncio.gather(scanning, return_exceptions=True)
+    bench.backend.client.adapter.scanners.clear()  # type: ignore[attr-defined]  # those that did start
+    scanner = BleakScanner(backend=bench.backend.scanner)
+    await scanner.start()
+    await until(lambda: len(scanner.discovered_devices) == 2, "both arms")
+    await scanner.stop()
+    await until(lambda: not bench.room.ports[0].controller.le_scan_enable, "no scan")
 
 
 async def test_no_controller_is_said_as_such(tmp_path: Path) -> None:

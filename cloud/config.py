@@ -93,9 +93,6 @@ class WebhookConfig(_Section):
         description="host:port pairs with private addresses that webhooks may reach. 'loopback' = any loopback.",
     )
     allow_http: bool = Field(default=True, description="Permit http:// targets (https:// always is).")
-    secret: SecretStr | None = Field(
-        default=None, description="Signs webhooks (HMAC-SHA256); none = unsigned."
-    )
     timeout: Seconds = Field(default=9.0, description="Longest wait for a webhook's answer, seconds.")
     concurrency_max: int = Field(default=64, ge=1, description="Webhooks in flight at once.")
 

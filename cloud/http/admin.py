@@ -263,6 +263,15 @@ async def drain(call: Call) -> Response:
     return JSON({"draining": True}, 202, background=BackgroundTask(call.services.hub.drain))
 
 
+async def speech(call: Call) -> Response:
+    """Who recognises speech, where audio goes, and how that goes; `where` is null if it goes nowhere."""
+    service = call.services.speech
+    if service is not None:
+        return JSON(service.status())
+    provider = call.services.config.speech.provider
+    return JSON({"provider": provider, "where": None, "state": "off" if provider == "off" else "ok"})
+
+
 async def configuration(call: Call) -> Response:
     return JSON({"settings": call.services.config.settings()})
 
@@ -290,5 +299,6 @@ TABLE: Final[list[RouteSpec]] = [
     RouteSpec("POST", "/api/admin/tokens", add_token, _A),
     RouteSpec("DELETE", "/api/admin/tokens/{token_id}", revoke_token, _A),
     RouteSpec("POST", "/api/admin/drain", drain, _A),
+    RouteSpec("GET", "/api/admin/speech", speech, _A),
     RouteSpec("GET", "/api/admin/config", configuration, _A),
 ]

@@ -17,6 +17,7 @@ from cloud.auth import (
 from cloud.config import CloudConfig
 from cloud.http.ports import Hub
 from cloud.metrics import LoopWatch, Metrics
+from cloud.speech.service import SpeechService
 from cloud.speech.tts import SpeechSynthesis
 from cloud.store.base import Store
 from cloud.store.records import AppRecord
@@ -39,6 +40,7 @@ class Services:
     signer: SignedUserTokens | None = None
     oidc: OidcVerifier | None = None
     synthesis: SpeechSynthesis | None = None
+    speech: SpeechService | None = None
     port: int | None = None
     monotonic: Callable[[], float] = time.monotonic
     #: An ordinary client makes a burst of about 20 requests at start, then a few a minute.
@@ -61,6 +63,7 @@ class Services:
         metrics: Metrics,
         webhooks: WebhookClient,
         loop_watch: LoopWatch,
+        speech: SpeechService | None = None,
     ) -> Services:
         """Everything that follows from the configuration. Raises ConfigError."""
         auth = config.auth
@@ -85,6 +88,7 @@ class Services:
             signer=SignedUserTokens(auth.signing_key.get_secret_value()) if auth.signing_key else None,
             oidc=oidc,
             synthesis=SpeechSynthesis.make(config.speech),
+            speech=speech,
         )
 
     @property

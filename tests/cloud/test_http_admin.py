@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from cloud.auth import api_key_matches, hash_api_key
+from cloud.config import SpeechConfig
 from cloud.http.ports import AppOutcome
+from cloud.speech.service import SpeechService
 from tests.cloud.http_world import ANNA, APP, BEN, KEY, http_world
 from wire.errors import ErrorCode
 
@@ -195,6 +197,17 @@ async def test_the_configuration_is_shown_without_secrets(tmp_path: Path) -> Non
         assert shown["port"]["value"] == "8002"
         assert shown["auth.secret"]["origin"] == "flag"
         assert "ssss" not in answer.text
+
+
+async def test_where_audio_goes_is_shown(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as world:
+        shown = (await world.get("/api/admin/speech", world.as_admin())).json()
+        assert shown == {"provider": "off", "where": None, "state": "off"}
+        config = SpeechConfig(provider="wyoming:tcp://10.0.0.5:10300")
+        world.services.speech = SpeechService.make(config, world.services.metrics)
+        shown = (await world.get("/api/admin/speech", world.as_admin())).json()
+        assert shown["where"] == "tcp://10.0.0.5:10300"
+        assert shown["state"] == "ok"
 
 
 async def test_dev_is_open_to_programs_on_this_machine_but_not_to_web_pages(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """One WebSocket of an app server: a stranger until its key is proven, from then on one app of one user's session.
 
-Rules: an unproven socket can do nothing and lives at most `INIT_TIMEOUT`; after that the connection says who speaks, never
+Rules: an unproven socket can do nothing and lives at most `init_timeout`; after that the connection says who speaks, never
 a message. Sources: wire spec 1.4, 3.1, 3.2; failure catalogue CON-11, SEC-01, SEC-07, LIV-08, APP-18.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cloud.connection import Connection, Frame
 from wire.codec import decode, encode
@@ -20,9 +20,6 @@ from wire.messages.cloud_to_app import TpaConnectionError
 
 if TYPE_CHECKING:
     from cloud.hub import Hub, SessionEntry
-
-#: A socket that does not say who it is within this time is closed (LIV-08). The SDK says so within 15 ms.
-INIT_TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +36,16 @@ class Claim:
 
 
 class AppSocket:
-    """Implements `cloud.connection.ConnectionHandler`. `claim`: made at the upgrade by header, instead of an init."""
+    """Implements `cloud.connection.ConnectionHandler`. `claim`: made at the upgrade by header, instead of an init.
 
-    __slots__ = ("_claim", "_connection", "_entry", "_hub", "_timer", "package")
+    A socket that does not say who it is within `init_timeout` seconds is closed (LIV-08). The SDK needs 15 ms.
+    """
 
-    def __init__(self, hub: Hub, claim: Claim | None = None) -> None:
+    __slots__ = ("_claim", "_connection", "_entry", "_hub", "_init_timeout", "_timer", "package")
+
+    def __init__(self, hub: Hub, claim: Claim | None = None, *, init_timeout: float) -> None:
         self._hub = hub
+        self._init_timeout = init_timeout
         self._claim = claim
         self._connection: Connection | None = None
         self._entry: SessionEntry | None = None
@@ -57,7 +58,7 @@ class AppSocket:
         if self._claim is not None:
             self._identify(self._claim)
         else:
-            self._timer = asyncio.get_running_loop().call_later(INIT_TIMEOUT, self._late)
+            self._timer = asyncio.get_running_loop().call_later(self._init_timeout, self._late)
 
     def on_text(self, data: bytes) -> None:
         connection = self._connection
@@ -104,7 +105,9 @@ class AppSocket:
 
     def _late(self) -> None:
         self._timer = None
-        self.refuse(ErrorCode.MALFORMED_MESSAGE, "no tpa_connection_init within 10 seconds")
+        self.refuse(
+            ErrorCode.MALFORMED_MESSAGE, f"no tpa_connection_init within {self._init_timeout:g} seconds"
+        )
 
     def on_binary(self, data: bytes) -> None:
         if self._entry is not None:

@@ -257,11 +257,14 @@ class Cloud:
                 package, key = self.verifier.verify_app_token(token)
             except AuthError as error:
                 return Reject(401, self._tpa_error(ErrorCode.JWT_INVALID, str(error)))
-            return Accept(AppSocket(self.hub, Claim(package, key, user_id=user)), authenticated=False)
+            return Accept(self._app_socket(Claim(package, key, user_id=user)), authenticated=False)
         named, key_header = headers.get("x-package-name"), headers.get("x-api-key")
         if user and named and key_header:
-            return Accept(AppSocket(self.hub, Claim(named, key_header, user_id=user)), authenticated=False)
-        return Accept(AppSocket(self.hub), authenticated=False)
+            return Accept(self._app_socket(Claim(named, key_header, user_id=user)), authenticated=False)
+        return Accept(self._app_socket(), authenticated=False)
+
+    def _app_socket(self, claim: Claim | None = None) -> AppSocket:
+        return AppSocket(self.hub, claim, init_timeout=self.config.limits.handshake_timeout)
 
     def _tpa_error(self, code: ErrorCode, message: str) -> dict[str, Any]:
         return {"type": "tpa_connection_error", "code": code, "message": message, "timestamp": self._now()}

@@ -94,6 +94,10 @@ class Microphone:
         if self._off_at is not None:
             self._off_at = max(self._off_at, self._not_off_before)
 
+    def released(self) -> None:
+        """The wearer stopped an app: nothing lags behind, off may follow after the ordinary linger (APP-06)."""
+        self._not_off_before = 0.0
+
     def attached(self, now: float) -> list[SetMicrophone]:
         """A glasses connection is up, or the glasses behind it have (re)connected: it has to be told."""
         self._attached = True

@@ -963,6 +963,7 @@ class Session:
         return self._stop(each, reason, now)
 
     def _stop(self, each: _App, reason: StopReason, now: float) -> list[Effect]:
+        self.microphone.released()
         return [
             SaveWanted(each.info.package, False),
             *self._lifecycle(each, each.life.stop(reason, now), now),

@@ -172,34 +172,43 @@ def test_while_on_it_is_repeated_and_unwanted_audio_is_answered_rarely() -> None
 
 @given(st.integers(0, 2**32))
 def test_the_microphone_is_never_on_for_nobody(seed: int) -> None:
+    """After any history: within 3 s of the last need (5 s of a reconnect) whoever is connected was told off."""
     rng = randomness.Random(seed)
     m = Microphone()
-    now, needed_until, wanted = 0.0, -1.0, False
+    now = 0.0
     said: bool | None = None
-    for _ in range(80):
+
+    def told(wishes: list[SetMicrophone]) -> None:
+        nonlocal said
+        for wish in wishes:
+            said = wish.on
+
+    def run(until: float) -> None:
+        while m.deadline is not None and m.deadline <= until:
+            told(m.handle_deadline(m.deadline))
+
+    wanted = False
+    for _ in range(60):
         now += rng.choice([0.0, 0.1, 1.0, 3.0])
-        out: list[SetMicrophone] = []
-        while m.deadline is not None and m.deadline <= now:
-            out += m.handle_deadline(m.deadline)
+        run(now)
         match rng.randrange(5):
             case 0 | 1:
-                if wanted:
-                    needed_until = now
                 wanted = rng.random() < 0.5
-                out += m.need(wanted, rng.random() < 0.5, now)
+                told(m.need(wanted, rng.random() < 0.5, now))
             case 2:
-                out += m.attached(now)
+                told(m.attached(now))
             case 3:
                 m.detached()
                 said = None
             case _:
-                pass
-        for wish in out:
-            said = wish.on
+                m.reconnected(now)
         if wanted:
             assert m.state is MicrophoneState.ON
-        elif now > needed_until + 3.0 and said:
-            assert m.state is not MicrophoneState.OFF or not said
+            assert said in (True, None)
+    told(m.need(False, False, now))
+    run(now + 5.0)
+    assert m.state is MicrophoneState.OFF
+    assert said in (False, None)
 
 
 def test_every_unlisted_microphone_transition_is_refused() -> None:

@@ -56,6 +56,7 @@ SCAN_QUIET = 60.0
 POWER_CYCLE_PAUSE = 300.0  # s between two power cycles of the adapter
 #: Devices remembered from scanning, newest kept: a busy train has about 200.
 DEVICES_MAX = 256
+FRESH = 2.0  # s; an advertisement this old is still news to a new listener: devices advertise several times a second
 VALUE_MAX = 512  # bytes of one attribute value, by specification
 
 
@@ -242,6 +243,7 @@ class BleakRadio:
         self._backends = _Backends(spec)
         self._listeners: list[Callable[[Advert], None]] = []
         self._devices: OrderedDict[str, BLEDevice] = OrderedDict()
+        self._fresh: dict[str, tuple[float, Advert]] = {}  # last advertisement of each remembered device
         self._connecting = asyncio.Lock()
         self._busy = 0  # connection attempts under way or waiting
         self._changed = asyncio.Event()
@@ -287,6 +289,11 @@ class BleakRadio:
                 self._services.add(service)
             self._adopt_due = True
             self._changed.set()
+            # Stacks report a device once and then only when something about it changes.
+            now = asyncio.get_running_loop().time()
+            for at, advert in [*self._fresh.values()]:
+                if now - at <= FRESH:
+                    listener(advert)
 
     def unwatch(self, listener: Callable[[Advert], None]) -> None:
         if listener in self._listeners:
@@ -315,6 +322,7 @@ class BleakRadio:
                     device, gatt, self._backends, on_notify, on_closed, lambda: self._held.discard(address)
                 )
                 self._held.add(address)
+                self._fresh.pop(address, None)
                 try:
                     await link.open(pair)
                 except GlassesError as error:
@@ -428,8 +436,10 @@ class BleakRadio:
     def _saw(self, device: BLEDevice, advert: Advert) -> None:
         self._devices[device.address] = device
         self._devices.move_to_end(device.address)
+        self._fresh[device.address] = (asyncio.get_running_loop().time(), advert)
         while len(self._devices) > DEVICES_MAX:
-            self._devices.popitem(last=False)
+            oldest, _ = self._devices.popitem(last=False)
+            self._fresh.pop(oldest, None)
         for listener in tuple(self._listeners):
             listener(advert)
 

@@ -30,14 +30,14 @@ import orjson
 
 from edge.audio import SpeechDecoder
 from edge.ble import BleakRadio, Link, Radio
-from edge.config import EdgeConfig, GlassesChoice, Wearer, arms_of, parse_glasses
+from edge.config import EdgeConfig, Wearer, arms_of, parse_glasses
 from edge.control import ControlSocket, StatusPort
 from edge.core.arm import Connect, Disconnect, Write
 from edge.core.bridge import Upload
 from edge.core.glasses import Decode, Note, Notice, Remember, Scan, Target
 from edge.core.node import Node, NodeEffect, NodeTiming, SendAudio, SendText
 from edge.core.uplink import Dial, Hangup
-from edge.profiles import PROFILES
+from edge.profiles import PROFILES, recognise
 from edge.profiles.base import Advert, Arm
 from edge.service import ServiceManager
 from edge.uplink_socket import DialRefused, UplinkSocket
@@ -56,7 +56,6 @@ STOP_MAX = 8.0  # s for everything to end; the contract with the service manager
 #: An adapter may appear a moment after its service at boot, and the simulator's socket with it.
 RADIO_PATIENCE = 10.0
 UPLOAD_MAX = 25.0  # s; apps wait 30 for a photo
-DEFAULT_MODEL = "g1"
 EX_FAULTS = {GlassesFault.PERMISSION: EX_PERMISSION}
 
 
@@ -116,7 +115,16 @@ class Trace:
 class Session:
     """One wearer: a Node, the radio links and the socket that it asks for."""
 
-    def __init__(self, wearer: Wearer, config: EdgeConfig, radio: Radio, store: Store, tracer: Trace) -> None:
+    def __init__(
+        self,
+        wearer: Wearer,
+        config: EdgeConfig,
+        radio: Radio,
+        store: Store,
+        tracer: Trace,
+        model: str,
+        target: Target,
+    ) -> None:
         self.wearer = wearer
         self._config = config
         self._radio = radio
@@ -124,8 +132,6 @@ class Session:
         self._trace = tracer
         self._loop = asyncio.get_running_loop()
         self._tls = _tls(config, wearer.cloud)
-        choice = parse_glasses(wearer.glasses)
-        model, target = self._choose(choice)
         profile = PROFILES[model]
         self.node = Node(
             profile,
@@ -148,17 +154,6 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._outages: dict[str, float] = {}
         self.failed: asyncio.Future[None] = self._loop.create_future()
-
-    def _choose(self, choice: GlassesChoice) -> tuple[str, Target]:
-        saved = self._store.load(self.wearer.user)
-        if choice.addresses:
-            model = choice.model or (saved or {}).get("model") or DEFAULT_MODEL
-            return model, Target(None, arms_of(model, choice.addresses))
-        matches = saved is not None and choice.model in (None, saved["model"])
-        if saved is not None and matches and choice.pair in (None, saved.get("pair")):
-            addresses = {Arm(arm): str(address) for arm, address in saved["addresses"].items()}
-            return saved["model"], Target(saved.get("pair"), addresses)
-        return choice.model or DEFAULT_MODEL, Target(choice.pair)
 
     # ------------------------------------------------------------------------------------------------- lifetime
 
@@ -489,7 +484,8 @@ class Daemon:
     async def _supervise(self, index: int, wearer: Wearer) -> None:
         """Keep one wearer's session alive; a crash is logged with its kind and survived."""
         while True:
-            session = Session(wearer, self._config, self._radio, self._store, self._trace)
+            model, target = await self._choose(wearer)
+            session = Session(wearer, self._config, self._radio, self._store, self._trace, model, target)
             self._sessions[index] = session
             session.start()
             try:
@@ -502,6 +498,35 @@ class Daemon:
             finally:
                 await session.stop()
             await asyncio.sleep(RESTART_AFTER)
+
+    async def _choose(self, wearer: Wearer) -> tuple[str, Target]:
+        """Which glasses: as configured, else as paired, else of whatever model comes in sight first."""
+        choice = parse_glasses(wearer.glasses)
+        saved = self._store.load(wearer.user)
+        if choice.addresses:
+            model = choice.model or (saved or {}).get("model") or await self._model_in_sight(choice.addresses)
+            return model, Target(None, arms_of(model, choice.addresses))
+        matches = saved is not None and choice.model in (None, saved["model"])
+        if saved is not None and matches and choice.pair in (None, saved.get("pair")):
+            addresses = {Arm(arm): str(address) for arm, address in saved["addresses"].items()}
+            return saved["model"], Target(saved.get("pair"), addresses)
+        return choice.model or await self._model_in_sight(()), Target(choice.pair)
+
+    async def _model_in_sight(self, addresses: tuple[str, ...]) -> str:
+        """Scan until a device that some driver knows advertises; with `addresses`, one of those."""
+        found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def seen(advert: Advert) -> None:
+            known = recognise(advert)
+            if known is not None and not found.done() and (not addresses or advert.address in addresses):
+                found.set_result(known[0].key)
+
+        logger.info("no glasses are configured or paired: looking for any model")
+        self._radio.watch(seen)
+        try:
+            return await found
+        finally:
+            self._radio.unwatch(seen)
 
     async def _shut_down(self, supervisors: list[asyncio.Task[None]]) -> None:
         await self._service.stopping()
@@ -533,8 +558,22 @@ class Daemon:
             "simulated": self._config.simulated,
             "radio": {"spec": self._config.radio, "fault": fault.value if fault else None},
             "restarts": self.restarts,
-            "wearers": [session.status() for session in self._sessions.values()],
+            "wearers": [
+                self._sessions[index].status() if index in self._sessions else self._searching(wearer)
+                for index, wearer in enumerate(self._config.everyone)
+            ],
         }
+
+    def _searching(self, wearer: Wearer) -> dict[str, Any]:
+        """A wearer whose glasses are not known yet, in the shape of all the others."""
+        now = asyncio.get_running_loop().time()
+        idle = Node(
+            next(iter(PROFILES.values())), Target(), NodeTiming(), jitter=random.random, link_epoch="idle"
+        )
+        status = idle.status(now)
+        status["glasses"] |= {"model": "looking for any model", "arms": {}}
+        status["cloud"]["for_s"] = round(now - self._started, 1)
+        return {"user": wearer.user, **status}
 
     def _retry(self, _: dict[str, Any]) -> dict[str, Any]:
         self._hangup()

@@ -104,6 +104,12 @@ async def test_a_crash_in_one_session_is_survived_and_the_session_built_anew(
         assert not r.task.done()
 
 
+async def test_without_a_model_the_first_known_glasses_in_sight_are_taken(tmp_path: Path) -> None:
+    async with cloud() as upstream, Running(tmp_path, "auto", cloud=upstream.url, glasses="") as r:
+        await until(lambda: r.daemon._sessions and r.script.clients)
+        assert r.session.node.glasses.profile.key == "g1"
+
+
 async def test_a_pair_is_remembered_as_soon_as_it_is_chosen(tmp_path: Path) -> None:
     async with cloud() as upstream, Running(tmp_path, "remember", cloud=upstream.url) as r:
         await until(lambda: Store(tmp_path).load("") is not None)

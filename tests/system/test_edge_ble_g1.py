@@ -21,8 +21,10 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from websockets.exceptions import ConnectionClosed
 
 from tests.support.edge_process import Cloud, Edge, cloud, edge_process, spawn, until
+from tests.support.fault_proxy import FaultProxy
 from tests.support.simulator import Simulator, simulator_process
 
 pytestmark = pytest.mark.lane("bumble")
@@ -261,6 +263,61 @@ async def test_one_daemon_serves_two_wearers_with_their_own_glasses(tmp_path: Pa
             await a.show("anna goes on")
             await r.until_shown("anna goes on", device=0)
             await b.start()
+
+
+@pytest.mark.failure("LIV-02")
+async def test_a_path_that_swallows_everything_is_left_within_ten_seconds(tmp_path: Path) -> None:
+    async with (
+        simulator_process(tmp_path, "--model", "g1") as sim,
+        cloud() as upstream,
+        FaultProxy("127.0.0.1", upstream.port) as proxy,
+        edge_process(
+            tmp_path, cloud=f"ws://127.0.0.1:{proxy.port}", radio=f"bumble:{sim.hci}", glasses="g1"
+        ) as edge,
+    ):
+        await edge.until_ready()
+        await until(lambda: upstream.said("glasses_connection_state"))
+        proxy.hole(up=True, down=True)
+        started = time.monotonic()
+        while (await edge.status())["wearers"][0]["cloud"]["state"] == "online":
+            assert time.monotonic() - started < 20, "10 s, and as much for the busy machine"
+            await asyncio.sleep(0.1)
+        proxy.heal()
+        r = Rig(sim, upstream, edge, tmp_path)
+        deadline = time.monotonic() + 20
+        while (await edge.status())["wearers"][0]["cloud"]["state"] != "online":
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        await upstream.show("captions again")
+        await r.until_shown("captions again")
+        assert (await edge.arm("left"))["connects"] == 1
+
+
+@pytest.mark.failure("EDG-04")
+async def test_a_stopped_and_continued_daemon_works_again_at_once(tmp_path: Path) -> None:
+    async with rig(tmp_path) as r:
+        r.edge.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(13)
+        r.edge.process.send_signal(signal.SIGCONT)
+        woke = time.monotonic()
+        await until(lambda: r.cloud.sockets, 20, "a connection to the cloud")
+        while True:
+            try:
+                await r.cloud.show("awake")
+                await r.until_shown("awake", seconds=3)
+                break
+            except (AssertionError, IndexError, ConnectionClosed):
+                assert time.monotonic() - woke < 30
+        assert (await r.edge.status())["wearers"][0]["counters"]["wakes"] >= 1
+
+
+async def test_without_any_configuration_the_glasses_in_sight_are_found_and_remembered(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, glasses="") as r:
+        assert (await r.edge.status())["wearers"][0]["glasses"]["model"] == "Even Realities G1"
+        remembered = (tmp_path / "glasses.json").read_text()
+        assert r.sim.ready["devices"][0]["arms"]["left"]["address"] in remembered
 
 
 @pytest.mark.failure("BLE-11")

@@ -314,7 +314,7 @@ async def text_to_speech(call: Call) -> Response:
             "text to speech is not configured on this cloud; set speech.tts_url to an OpenAI-compatible endpoint",
             code=ErrorCode.UNSUPPORTED,
         )
-    limit(call, call.services.speech, f"address {call.address}")
+    limit(call, call.services.utterances, f"address {call.address}")
     try:
         chunks = await synthesis.speak(text, voice=call.query("voice_id"), model=call.query("model_id"))
     except SynthesisError as error:

@@ -50,7 +50,7 @@ class Services:
     #: Failure catalogue PER-04: 100 requests a minute per app and user.
     storage: RateLimiter = field(default_factory=lambda: RateLimiter(rate=100 / 60, burst=100))
     #: Speech costs its provider money, and the route is open (wire spec 5.6).
-    speech: RateLimiter = field(default_factory=lambda: RateLimiter(rate=0.5, burst=10))
+    utterances: RateLimiter = field(default_factory=lambda: RateLimiter(rate=0.5, burst=10))
 
     @classmethod
     def make(

@@ -32,13 +32,19 @@ class AppLog:
 
     def append(self, payload: bytes, sent: bool, now: float) -> bytes | None:
         """Remember a frame; `sent` = put on a live socket. Returns the payload of a ping to send now, or None."""
-        self._offset += 1
-        self._entries.append((self._offset, now, payload, sent))
+        offset = self._offset = self._offset + 1
+        self._entries.append((offset, now, payload, sent))
         self._bytes += len(payload)
+        if self._bytes > BYTES_MAX or len(self._entries) > ENTRIES_MAX:
+            self._bound()
+        if not sent or self._pinged is not None:
+            return None
+        return self._ping()
+
+    def _bound(self) -> None:
         while len(self._entries) > ENTRIES_MAX or self._bytes > BYTES_MAX:
             self._bytes -= len(self._entries.popleft()[2])
             self.dropped += 1
-        return self._ping() if sent else None
 
     def proved(self, payload: bytes) -> bytes | None:
         """A pong arrived: all up to its offset is with the peer. Returns the next ping, or None."""

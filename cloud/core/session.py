@@ -565,8 +565,6 @@ class Session:
         try:
             payload = load_object(data)
             kind = message_type(payload)
-            if kind in _RELAYED_LOSSY:  # the hot ones: cheap checks, no model, no deadline
-                return self._relay(kind, data, Delivery.LOSSY, now)
             message = validate(GLASSES_TO_CLOUD, payload)
         except ProtocolError as error:
             return self._bad_glasses_frame(error, now)
@@ -596,11 +594,14 @@ class Session:
         self, message: Message, payload: dict[str, Any], raw: bytes, now: float
     ) -> list[Effect]:
         relay = self._relay
+        delivery = _RELAYED.get(message.type)
+        if (
+            delivery is not None
+        ):  # before the match: an isinstance of a model costs more than a relay to one app
+            return relay(
+                event_key(payload) if message.type == "touch_event" else message.type, raw, delivery, now
+            )
         match message:
-            case glasses.ButtonPress():
-                return relay("button_press", raw, Delivery.RELIABLE, now)
-            case glasses.TouchEvent():
-                return relay(event_key(payload), raw, Delivery.RELIABLE, now)
             case glasses.Ping():
                 pong = to_glasses.PongToGlasses(
                     sent_ms=message.sent_ms, clock_ms=float(self.clock.epoch_ms(now))
@@ -626,8 +627,6 @@ class Session:
                 known = None if message.level < 0 else message.level
                 out = self._device_changed({"batteryLevel": known, "charging": message.charging}, now)
                 return [*out, *relay("glasses_battery_update", raw, Delivery.LATEST, now)]
-            case glasses.PhoneBatteryUpdate():
-                return relay("phone_battery_update", raw, Delivery.LATEST, now)
             case glasses.GlassesConnectionState():
                 return [
                     *self._glasses_state(message, now),
@@ -647,13 +646,9 @@ class Session:
                     success=True, message="Current settings retrieved successfully", settings=self.settings
                 )
                 return self._to_glasses(reply, now)
-            case glasses.DashboardState() | glasses.OpenDashboard():
-                return relay(message.type, raw, Delivery.LATEST, now)
             case glasses.PhotoResponse():
                 out = self._asked(self.requests.photo_answered(message), now)
                 return [*out, *relay("photo_response", raw, Delivery.RELIABLE, now)]
-            case glasses.PhotoTaken():
-                return relay("photo_taken", raw, Delivery.RELIABLE, now)
             case glasses.RtmpStreamStatus() | glasses.StreamStatus():
                 out = self._asked(self.requests.stream_status(message, now), now)
                 return [
@@ -677,8 +672,6 @@ class Session:
                     *relay("local_transcription", raw, Delivery.LOSSY, now),
                     *self.speech(_from_local(message), now),
                 ]
-            case glasses.VpsCoordinates():
-                return relay("vps_coordinates", raw, Delivery.LOSSY, now)
             case glasses.PhoneSubscriptionUpdate():
                 self.subscriptions.phone(message.subscriptions)
                 return self._needs(now)
@@ -1843,8 +1836,18 @@ _REASSERTED: Final = (
     "set_location_tier",
 )
 
-#: Events that are passed on as they are and often: no model is built for them.
-_RELAYED_LOSSY: Final = frozenset({"swipe_volume_status", "switch_status"})
+#: Events that concern apps only: validated, then passed on as they came.
+_RELAYED: Final[Mapping[str, Delivery]] = {
+    "button_press": Delivery.RELIABLE,
+    "touch_event": Delivery.RELIABLE,
+    "phone_battery_update": Delivery.LATEST,
+    "dashboard_state": Delivery.LATEST,
+    "open_dashboard": Delivery.LATEST,
+    "photo_taken": Delivery.RELIABLE,
+    "vps_coordinates": Delivery.LOSSY,
+    "swipe_volume_status": Delivery.LOSSY,
+    "switch_status": Delivery.LOSSY,
+}
 
 
 def _announcement(data: bytes) -> glasses.LinkHello | None:

@@ -16,6 +16,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from cloud.auth import hash_api_key, new_api_key, normal_user_id
+from cloud.http.accounts import forget_account
 from cloud.http.manifest import for_admin, parse_manifest
 from cloud.http.ports import AppOutcome
 from cloud.http.routing import JSON, Auth, Call, Refusal, RouteSpec
@@ -209,12 +210,7 @@ async def add_user(call: Call) -> Response:
 
 async def delete_user(call: Call) -> Response:
     user_id = _user(call.path("user"))
-    services = call.services
-    await services.hub.end_session(user_id, "account removed")
-    for token in await services.store.list_tokens(user_id):
-        services.verifier.revoked.add(token.token_id)
-        services.hub.token_revoked(user_id, token.token_id)
-    if not await services.store.delete_user(user_id):
+    if not await forget_account(call.services, user_id, "account removed"):
         raise Refusal(404, "there is no such user", code=ErrorCode.NOT_FOUND)
     return JSON({"deleted": user_id})
 

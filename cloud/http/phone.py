@@ -7,12 +7,10 @@ What a phone reports becomes the same typed message that it would have sent on i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from starlette.background import BackgroundTask
@@ -22,6 +20,7 @@ from starlette.responses import FileResponse, Response
 
 from cloud import app_settings
 from cloud.auth import AuthError, hash_with_api_key
+from cloud.http.accounts import forget_account, forget_photo, photo_dir
 from cloud.http.manifest import for_2025_phone, for_2026_phone
 from cloud.http.ports import AppOutcome, AppView
 from cloud.http.routing import JSON, Auth, Call, Refusal, RouteSpec, Shape, limit, now_text, user_in_body
@@ -465,10 +464,6 @@ async def goodbye(call: Call) -> Response:
 # -------------------------------------------------------------------------------------------------- photos
 
 
-def _photo_dir(call: Call) -> Path:
-    return call.services.config.directory / "photos"
-
-
 async def upload_photo(call: Call) -> Response:
     """Glasses upload a photo that an app of this user asked for: once, an image, kept and passed on to the app."""
     request = call.request
@@ -502,14 +497,14 @@ async def upload_photo(call: Call) -> Response:
     photo = await _keep(call, data, request_id, *kind)
     url = f"{call.services.base_url}/api/photos/{photo.photo_id}"
     if not hub.photo_uploaded(call.user_id, request_id, data, kind[0], url):
-        await _forget(call, photo.photo_id)
+        await forget_photo(call.services, call.user_id, photo.photo_id)
         raise Refusal(404, "no request waits for this photo", code=ErrorCode.NOT_FOUND)
     return JSON({"success": True, "photoUrl": url, "requestId": request_id})
 
 
 async def _keep(call: Call, data: bytes, request_id: str, mime_type: str, suffix: str) -> PhotoRecord:
     photo_id = uuid.uuid4().hex  # the uploader's file name is never used
-    directory = _photo_dir(call)
+    directory = photo_dir(call.services)
     name = photo_id + suffix
 
     def write() -> None:
@@ -521,24 +516,15 @@ async def _keep(call: Call, data: bytes, request_id: str, mime_type: str, suffix
     photo = PhotoRecord(photo_id, call.user_id, request_id, None, mime_type, name, len(data), time.time())
     await store.put_photo(photo)
     for old in (await store.list_photos(call.user_id))[PHOTOS_MAX:]:
-        await _forget(call, old.photo_id)
+        await forget_photo(call.services, call.user_id, old.photo_id)
     return photo
-
-
-async def _forget(call: Call, photo_id: str) -> bool:
-    photo = await call.services.store.delete_photo(call.user_id, photo_id)
-    if photo is None:
-        return False
-    with contextlib.suppress(OSError):
-        await asyncio.to_thread((_photo_dir(call) / photo.file_name).unlink)
-    return True
 
 
 async def get_photo(call: Call) -> Response:
     photo = await call.services.store.get_photo(call.path("photo_id"))
     if photo is None or photo.user_id != call.user_id:
         raise Refusal(404, "Photo not found", code=ErrorCode.NOT_FOUND)
-    path = _photo_dir(call) / photo.file_name
+    path = photo_dir(call.services) / photo.file_name
     if not await asyncio.to_thread(path.exists):
         raise Refusal(404, "Photo not found", code=ErrorCode.NOT_FOUND)
     return FileResponse(path, media_type=photo.mime_type, headers={"Cache-Control": "private"})
@@ -564,7 +550,7 @@ async def gallery(call: Call) -> Response:
 
 
 async def delete_photo(call: Call) -> Response:
-    if not await _forget(call, call.path("photo_id")):
+    if not await forget_photo(call.services, call.user_id, call.path("photo_id")):
         raise Refusal(404, "Photo not found", code=ErrorCode.NOT_FOUND)
     return JSON({"success": True})
 
@@ -604,14 +590,7 @@ async def export_account(call: Call) -> Response:
 
 async def delete_account(call: Call) -> Response:
     """Ends the session, forgets everything, revokes every token."""
-    services = call.services
-    await services.hub.end_session(call.user_id, "account deleted")
-    for photo in await services.store.list_photos(call.user_id):
-        await _forget(call, photo.photo_id)
-    for token in await services.store.list_tokens(call.user_id):
-        services.verifier.revoked.add(token.token_id)
-        services.hub.token_revoked(call.user_id, token.token_id)
-    await services.store.delete_user(call.user_id)
+    await forget_account(call.services, call.user_id, "account deleted")
     return JSON({"success": True, "message": "Account deleted"})
 
 

@@ -1,0 +1,66 @@
+"""The cloud as `glassbridge cloud run` starts it, with users and apps already registered, for benchmarks.
+
+Rules: nothing of the product is switched off. Only limits that guard against a single user's excess are raised, because a
+benchmark is one. Arguments: a data directory, the number of users, the number of apps, the webhook's port, the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from cloud.auth import TokenVerifier, hash_api_key
+from cloud.config import DATABASE_FILE, CloudConfig, prepare_data_dir
+from cloud.server import run
+from cloud.store.records import AppRecord, AppType, Permission
+from cloud.store.sqlite import SqliteStore
+
+SECRET = "bench-secret-of-at-least-32-bytes!"
+KEY = "bench-key"
+
+
+async def prepare(directory: Path, apps: int, webhook_port: int) -> None:
+    store = await SqliteStore.open(prepare_data_dir(directory) / DATABASE_FILE)
+    for number in range(apps):
+        await store.put_app(
+            AppRecord(
+                package_name=f"com.bench.a{number}",
+                name=f"Bench {number}",
+                public_url=f"http://127.0.0.1:{webhook_port}",
+                hashed_api_key=hash_api_key(KEY),
+                app_type=AppType.BACKGROUND,
+                permissions=(Permission("MICROPHONE"),),
+                preinstalled=True,
+            )
+        )
+    await store.close()
+
+
+def main() -> int:
+    directory, users, apps, webhook_port, port = Path(sys.argv[1]), *map(int, sys.argv[2:6])
+    asyncio.run(prepare(directory, apps, webhook_port))
+    verifier = TokenVerifier([SECRET])
+    with (directory / "tokens").open("w") as out:
+        for number in range(users):
+            user = f"bench{number}@example.com"
+            out.write(f"{user} {verifier.mint_core_token(user)}\n")
+    config = CloudConfig.load(
+        None,
+        {
+            "data_dir": directory,
+            "port": port,
+            "auth.secret": SECRET,
+            "webhooks.allow": (f"127.0.0.1:{webhook_port}",),
+            "sessions.apps_per_session_max": 2000,
+            "sessions.sessions_max": 20_000,
+            "limits.unauthenticated_max": 4096,
+            "log.level": "warning",
+        },
+        env={},
+    )
+    return run(config, json_ready=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -140,7 +140,7 @@ class AppSession:
         )
         if first:
             if self.server.draws:
-                self.show(f"{self.server.package} ready for {self.user}")
+                self.show(f"{self.server.package}/ready/{self.user}")
             self._after(self.server.on_session, lambda: self._respond(True))
             if self.server.crashes:
                 self._after(0.5, lambda: self.connection.close(0, 1006) if self.connection else None)
@@ -152,7 +152,7 @@ class AppSession:
         self.server.heard(self, message)
         if self.server.draws and message["streamType"] in ("button_press", "touch_event"):
             self.server.counter += 1
-            self.show(f"{self.server.package} event {self.server.counter} for {self.user}")
+            self.show(f"{self.server.package}/event{self.server.counter}/{self.user}")
 
     def show(self, text: str) -> None:
         self.last_display = text

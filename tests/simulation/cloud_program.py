@@ -375,7 +375,10 @@ class CloudProgram:
                     self.stored.setdefault(seat.user, Stored()).settings.update(changes)
                 case do.EndpointVerdict(base_url, ok):
                     if ok:
+                        was_open = self.endpoints.is_open(base_url, now)
                         self.endpoints.succeeded(base_url, now)
+                        if was_open:
+                            self._later(0.0, lambda url=base_url: self._server_is_back(url))  # type: ignore[misc]
                     else:
                         self.endpoints.failed(base_url, now)
                 case do.StartSettled():
@@ -407,6 +410,13 @@ class CloudProgram:
             seat.alarm.cancel()
         elif self.up:
             seat.alarm.set()
+
+    def _server_is_back(self, base_url: str) -> None:
+        """The breaker of an app server has closed: nobody waits for his own next attempt."""
+        for seat in list(self.seats.values()):
+            for package, record in self.records.items():
+                if record.base_url == base_url:
+                    self._perform(seat, seat.session.app_server_seen(package, self.pump.now))
 
     def _send(
         self, seat: Seat, connection_id: int, about: str | None, payload: bytes, binary: bool = False

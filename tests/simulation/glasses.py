@@ -21,9 +21,7 @@ from firmware_sim.firmware.base import (
     ArmState,
     Disconnect,
     Effect,
-    Firmware,
     ForgetBond,
-    Identity,
     Lit,
     Microphone,
     NoTaker,
@@ -71,6 +69,14 @@ _ARMS = {name: arm for arm, name in _SIDES.items()}
 CONNECT_TIMEOUT = 20.0
 
 
+class _Quiet(g1.EvenG1):
+    """A G1 that says little: one packet of sound every 0.5 s instead of every 0.1 s. Sound is most of a run's events, and
+    nothing here depends on its rate."""
+
+    def _schedule_audio(self, due: float) -> None:
+        super()._schedule_audio(due + 0.4)
+
+
 class Glasses:
     """The wearer's glasses, and the adapter of the host beside them."""
 
@@ -79,8 +85,9 @@ class Glasses:
         self.rng = rng
         base = 0xC0DE00000000 + number * 2
         addresses = tuple(":".join(f"{base + n:012X}"[i : i + 2] for i in range(0, 12, 2)) for n in range(2))
-        identity = Identity(number, number, addresses, number)
-        self.firmware: Firmware = g1.build(identity, chance=rng.random, audio=Silence())
+        serial = f"S110LABD{number:06d}"
+        specs = g1.peripherals(number, addresses[0], addresses[1], serial)
+        self.firmware = _Quiet(specs, serial=serial, chance=rng.random, audio=Silence())
         self.alarm = Alarm(pump, lambda: self.firmware.deadline, self._ring)
         self.host: Host | None = None
         self.adapter_up = True

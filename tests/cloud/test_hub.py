@@ -1,59 +1,164 @@
-"""The shell around the cores: one timer per session on either event loop."""
+"""The shell around the sessions: liveness of sockets, waiting callers, app audio, views; storage that fails."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
-from cloud.config import CloudConfig
-from cloud.hub import Hub, SessionEntry
-from cloud.metrics import Metrics
-
-
-class OverdueSession:
-    """A session whose deadline has passed when it is looked at, twice; then it has none."""
-
-    user_id = "anna@example.com"
-
-    def __init__(self) -> None:
-        self.deadline: float | None = 0.0
-        self.ticks = 0
-
-    def input(self, now: float) -> list[Any]:
-        return []
-
-    def handle_deadline(self, now: float) -> list[Any]:
-        self.ticks += 1
-        self.deadline = 0.0 if self.ticks < 2 else None
-        return []
+from cloud.app_socket import Claim
+from cloud.hub import _claimed_user, short
+from cloud.server import Cloud
+from cloud.store.base import StoreError
+from tests.support.app_server import FakeApp
+from tests.support.cloud import USER, phone, register, running, subscribed
+from tests.support.waiting import until
+from wire.errors import ProtocolError
+from wire.liveness import LivenessPolicy
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_deadline_that_has_passed_is_served_and_the_next_input_too(
-    new_loop: Callable[[], asyncio.AbstractEventLoop],
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
+    async with running(tmp_path) as cloud:
+        yield cloud
+
+
+@pytest.mark.failure("CON-11")
+@pytest.mark.parametrize(
+    ("package", "session_id", "user"),
+    [
+        ("b-c", "a-b-c", "a"),
+        ("c", "a-b-c", "a-b"),
+        ("com.x", "Anna-B@x.io-com.x", "anna-b@x.io"),
+        ("com.x", "a:b%@x-com.x", "a:b%@x"),
+    ],
+)
+def test_a_session_id_is_matched_by_its_own_package_and_never_split(
+    package: str, session_id: str, user: str
 ) -> None:
-    async def story() -> tuple[int, float]:
-        metrics = Metrics()
-        hub = Hub(
-            config=CloudConfig(),
-            store=None,  # type: ignore[arg-type] # this story stores nothing
-            webhooks=None,  # type: ignore[arg-type]
-            metrics=metrics,
-            websocket_url=lambda: "",
-            base_url=lambda: "",
-        )
-        session = OverdueSession()
-        entry = SessionEntry(session=session)  # type: ignore[arg-type]
-        for _ in range(3):  # further inputs while the timer is pending
-            hub.feed(entry, session.input)
-        for _ in range(5):
-            await asyncio.sleep(0)
-        await hub.close()
-        return session.ticks, metrics.counter("errors_total").labels(where="session")._value.get()
+    assert _claimed_user(Claim(package, "k", session_id)) == user
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        assert runner.run(story()) == (2, 0)
+
+@pytest.mark.parametrize("session_id", ["", "-com.x", "com.x", "a-com.y", "nohyphen"])
+def test_a_session_id_of_another_app_is_refused(session_id: str) -> None:
+    with pytest.raises(ProtocolError):
+        _claimed_user(Claim("com.x", "k", session_id))
+
+
+@pytest.mark.failure("SEC-03")
+def test_a_user_in_logs_is_no_name() -> None:
+    assert USER not in short(USER)
+    assert short(USER) == short(USER) != short("other@example.com")
+
+
+@pytest.mark.failure("LIV-03")
+async def test_a_socket_without_any_sign_of_life_is_cut_and_a_speaking_one_kept(cloud: Cloud) -> None:
+    quick = LivenessPolicy(ask=0.4, dead=1.6, speak=0.5, probes_min=2, wake=0.5)
+    async with phone(cloud) as mute, phone(cloud, user="lively@x.io") as lively:
+        await mute.next("connection_ack")
+        await lively.next("connection_ack")
+        for connection in cloud.listener.connections:
+            cloud.hub.watch(connection, quick, is_app=False)
+        assert mute._socket is not None
+        mute._socket.transport.pause_reading()  # no pong comes back
+        for _ in range(60):
+            await lively.send_raw(b"\0\0")
+            await asyncio.sleep(0.1)
+            view = cloud.hub.session_view(USER)
+            if view is not None and not view.connected:
+                break
+        view = cloud.hub.session_view(USER)
+        assert view is not None
+        assert not view.connected
+        assert lively.closed is None
+        assert lively.count("pong") >= 1  # the silent direction was spoken in
+        await mute.drop()
+
+
+@pytest.mark.failure("PER-03")
+async def test_a_store_that_fails_costs_no_session_and_no_wish(cloud: Cloud) -> None:
+    real = cloud.store.get_user_settings
+    failures = 3
+
+    async def flaky(user_id: str) -> dict[str, Any]:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise StoreError("the disk is away")
+        return await real(user_id)
+
+    async with FakeApp("a", "k") as app:
+        await register(cloud, app)
+        await cloud.store.set_wanted(USER, "a", True)
+        cloud.store.get_user_settings = flaky  # type: ignore[method-assign]
+        async with phone(cloud) as glasses:
+            await glasses.next("connection_ack")
+            await app.started(USER)
+            assert failures == 0
+
+
+async def test_an_app_s_own_audio_reaches_the_phone_in_order_and_ends(cloud: Cloud) -> None:
+    stream_id = "0123456789abcdef0123456789abcdef-abc"
+    assert len(stream_id) == 36
+    async with FakeApp("a", "k") as app, phone(cloud) as glasses:
+        await register(cloud, app)
+        await glasses.start_app("a")
+        session = await app.started(USER)
+        await session.send(
+            "audio_stream_start", packageName="a", streamId=stream_id, contentType="audio/mpeg"
+        )
+        await until(lambda: session.of("audio_stream_ready"), "ready")
+        assert session.socket is not None
+        for number in range(5):
+            await session.socket.send(stream_id.encode() + b"chunk%d" % number)
+        await session.send("audio_stream_end", packageName="a", streamId=stream_id)
+        await session.send("ping")
+        await until(lambda: session.of("pong"), "all of it is in")
+        chunks = cloud.hub.audio_stream(USER, stream_id)
+        assert chunks is not None
+        assert cloud.hub.audio_stream(USER, stream_id) is None
+        assert [chunk async for chunk in chunks] == [b"chunk%d" % n for n in range(5)]
+
+
+async def test_views_name_states_and_hold_nothing_that_was_said(cloud: Cloud) -> None:
+    async with FakeApp("a", "k", "button_press") as app, phone(cloud) as glasses:
+        await register(cloud, app)
+        await glasses.start_app("a")
+        session = await app.started(USER)
+        await subscribed(cloud, "a")
+        await glasses.send(
+            "phone_notification", notificationId="1", app="Mail", title="top secret", content="x"
+        )
+        await glasses.send("location_update", lat=12.34567, lng=2)
+        await glasses.send("ping")
+        await glasses.next("pong")
+        view = cloud.hub.session_view(USER)
+        assert view is not None
+        assert (view.state, view.connected, view.apps[0].state) == ("connected", True, "connected")
+        assert view.apps[0].subscriptions == ("button_press",)
+        assert cloud.hub.session_owner(session.session_id) == (USER, "a")
+        assert cloud.hub.session_owner("nobody-a") is None
+        trace = str(cloud.hub.trace())
+        assert "top secret" not in trace
+        assert "12.34567" not in trace
+        assert cloud.hub.trace(since=10**9) == []
+
+
+async def test_an_app_server_that_returns_is_asked_at_once(cloud: Cloud) -> None:
+    app = FakeApp("a", "k")
+    await app.listen()
+    port = app.port
+    await register(cloud, app)
+    async with phone(cloud) as glasses:
+        await glasses.next("connection_ack")
+        await app.stop()
+        assert (await cloud.hub.start_app(USER, "a")).code == "APP_UNREACHABLE"
+        await app.listen(port)
+        before = len(app.requests())
+        assert cloud.hub.app_server_restarted("a") <= 1
+        await app.started(USER)
+        assert len(app.requests()) == before + 1
+    await app.stop()

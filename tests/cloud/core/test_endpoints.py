@@ -1,0 +1,42 @@
+"""Breakers and pace per app server."""
+
+from __future__ import annotations
+
+import pytest
+
+from cloud.core.endpoints import Endpoints, Go, HeldBack
+
+
+@pytest.mark.failure("APP-11")
+def test_an_endpoint_that_never_worked_is_probed_rarely_and_never_kept_from_the_wearer() -> None:
+    ends = Endpoints()
+    posts = 0
+    for second in range(600):
+        now = float(second)
+        if second % 15 == 0 and isinstance(ends.ask("http://dead", now, by_user=False), Go):
+            posts += 1
+            ends.failed("http://dead", now)
+    assert posts <= 8
+    assert isinstance(ends.ask("http://dead", 600.0, by_user=True), Go)
+
+
+@pytest.mark.failure("APP-02")
+def test_an_outage_of_a_working_endpoint_does_not_open_its_breaker() -> None:
+    ends = Endpoints()
+    ends.succeeded("http://a", 0.0)
+    for attempt in range(18):
+        assert isinstance(ends.ask("http://a", attempt * 30.0, by_user=False), Go)
+        ends.failed("http://a", attempt * 30.0)
+    for second in range(600, 700):
+        ends.failed("http://a", float(second))
+    assert isinstance(ends.ask("http://a", 700.0, by_user=False), HeldBack)
+    ends.seen("http://a")
+    assert isinstance(ends.ask("http://a", 700.1, by_user=False), Go)
+
+
+@pytest.mark.failure("APP-10")
+def test_fifty_restarts_of_one_endpoint_are_spread() -> None:
+    ends = Endpoints()
+    delays = [ends.ask("http://a", 5.0, by_user=False) for _ in range(50)]
+    assert all(isinstance(d, Go) for d in delays)
+    assert delays[-1] == Go(pytest.approx(49 / 20))

@@ -491,7 +491,7 @@ class AppLifecycle:
             case AppState.ERROR if self._glasses:
                 effects += self._launch(AppReason.RESTART, now, by_user=False)
             case AppState.ERROR:
-                effects += self._move(AppState.DISCONNECTED, AppReason.DORMANT, now)
+                effects += [*self._move(AppState.DISCONNECTED, AppReason.DORMANT, now), Forget()]
             case AppState.CONNECTED | AppState.DISCONNECTED:
                 pass
         return effects
@@ -545,6 +545,9 @@ class AppLifecycle:
         if self.is_crashing(now):
             reason = AppReason.CRASHING
         effects = self._move(AppState.ERROR, reason, now)
+        if self._forget_at is None:
+            # A start over a lost connection: what the former instance had subscribed ends as well (SUB-02).
+            self._forget_at = now + self.timing.keep_subscriptions
         self._deadline = now + max(self._restart_delay(now), retry_after)
         return effects
 

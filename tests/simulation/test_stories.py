@@ -566,6 +566,28 @@ def test_silent_microphone_is_tried_at_rest_only_now_and_then() -> None:
     assert arm.link is not None
 
 
+@pytest.mark.failure("SUB-02")
+def test_subscriptions_of_an_app_that_was_started_over_its_own_loss_end_with_it() -> None:
+    """Found: lost, started again by the wearer, failed, and dormant while the glasses were away: its streams stayed, and
+    with them the microphone."""
+    for away in (True, False):
+        world = settled()
+        start(world, RECORDER)
+        world.advance(3.0)
+        world.servers[RECORDER].kill()
+        world.advance(0.2)
+        start(world, RECORDER)
+        world.advance(1.5)
+        if away:
+            for connection in [c for c in world.cloud.connections if c.ends[0] is world.edges[0]]:
+                connection.reset()
+        world.advance(0.6)
+        stop(world, RECORDER)
+        world.advance(40.0)
+        assert not world.cloud.seats["user0"].session.subscriptions.needs_audio
+        assert not world.glasses[0].mic_on
+
+
 def arm_log(world: World) -> list[str]:
     """What the firmware of the first wearer has heard, in hex."""
     return [entry.hex for entry in world.glasses[0].firmware.log if entry.direction == "in"]

@@ -77,7 +77,7 @@ SLOT_MAX = 246
 POLL = 0.010
 """Seconds between two looks of the idle prompt at its slot."""
 SLICE = 0.005
-STEPS = 300
+STEPS = 150
 """Lua steps (calls and loop turns) in one slice: enough to feed the radio, cheap enough for a busy loop that never
 ends. The speed of the device is not established."""
 SLICE_ALONE = 0.050

@@ -1,0 +1,134 @@
+"""The whole set as a developer starts it: three real processes, real sockets, Bluetooth bytes between them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from glassbridge.scenario import words_of
+from tests.support.dev_process import STOP_MAX, DevProcess, dev_process, start_dev
+from tests.support.waiting import SLOW
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def wait_for(probe: Callable[[], bool], what: str, within: float = 15.0) -> None:
+    end = time.monotonic() + within * SLOW
+    while not probe():
+        assert time.monotonic() < end, f"not within {within * SLOW:g} s: {what}"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def shown(dev: DevProcess) -> list[str]:
+    try:
+        return [words_of(arm["lens"]["text"]) for arm in dev.device()["arms"].values()]
+    except (httpx.HTTPError, KeyError):  # the cloud or the simulator is being restarted
+        return []
+
+
+def test_the_demo_scenario_passes_and_writes_the_picture(tmp_path: Path) -> None:
+    process = start_dev("--once", str(ROOT / "examples" / "demo.toml"), "--json", folder=tmp_path)
+    out, err = process.communicate(timeout=200)
+    result = json.loads(out)
+    assert (process.returncode, result["ok"]) == (0, True), err
+    assert len(result["steps"]) == 12
+    assert (tmp_path / "lens.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_scenario_that_fails_exits_1_and_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text("[[step]]\nlens = 'words that nobody said'\nwithin = '1s'\n")
+    process = start_dev("--once", str(path), "--json", folder=tmp_path)
+    out, err = process.communicate(timeout=200)
+    result = json.loads(out)
+    assert (process.returncode, result["ok"]) == (1, False)
+    assert "step 1: the lenses should show 'words that nobody said'" in result["reason"]
+    assert "FAILED" in err
+
+
+def test_a_child_that_dies_comes_back_and_the_lens_with_it(tmp_path: Path) -> None:
+    with dev_process(tmp_path) as dev:
+        children = dev.children()
+        assert len(children) == 3
+        for number, victim in enumerate(children, 1):
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: sum("starting it again" in line for line in dev.errors) >= number, "it is said")  # noqa: B023
+            wait_for(lambda: len(dev.children()) == 3, "there are three again")
+        wait_for(lambda: len(set(shown(dev))) == 1 and "battery" in shown(dev)[0], "the lens is lit", within=30)
+        kept = dev.children()
+        folder = next(Path(part) for part in _arguments(kept[0]) if "glassbridge-" in part).parent
+    assert not any(map(alive, kept))
+    assert not folder.exists(), "the private folder with keys and sockets is gone"
+
+
+def _arguments(pid: int) -> list[str]:
+    raw = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    return [word.removeprefix("unix-server:") for word in raw]
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_no_child_is_left_behind(tmp_path: Path, blow: signal.Signals) -> None:
+    process = start_dev("--json", folder=tmp_path)
+    assert process.stdout is not None
+    try:
+        json.loads(process.stdout.readline())
+        children = DevProcess(process).children()
+        assert len(children) == 3
+        process.send_signal(blow)
+        code = process.wait(STOP_MAX)
+        assert code == (130 if blow is signal.SIGINT else -9)
+        wait_for(lambda: not any(map(alive, children)), "all children have ended")
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_a_taken_port_is_named_with_the_cure(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        process = start_dev("--port", str(port), folder=tmp_path)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (78, "")
+    assert f"port {port}" in err
+    assert "fix: glassbridge dev --port 0" in err
+
+
+def test_other_commands_find_the_running_dev(tmp_path: Path) -> None:
+    with dev_process(tmp_path) as dev:
+        environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+
+        def command(*words: str) -> str:
+            arguments = [os.fspath(ROOT / ".venv" / "bin" / "glassbridge"), *words]
+            if not Path(arguments[0]).exists():
+                arguments[0] = "glassbridge"
+            return subprocess.run(
+                arguments, env=environment, check=True, capture_output=True, text=True, timeout=60
+            ).stdout
+
+        assert command("tap", "left") == "tap left\n"
+        wait_for(lambda: "touches: 1" in shown(dev)[0], "the tap has arrived")
+        assert (
+            json.loads(command("app", "list", "--json"))["apps"][0]["packageName"] == "org.glassbridge.clock"
+        )
+        assert command("user", "list") == "dev@glassbridge.local\n"
+        command("app", "stop", "org.glassbridge.clock")
+        wait_for(lambda: shown(dev) == ["", ""], "the stopped app has left the lens")

@@ -354,6 +354,13 @@ class AppLifecycle:
                     return []
                 stage = Stage.AUTHENTICATION if self._wrong_key else Stage.WEBHOOK
                 return self._fail(stage, message, now, retry_after)
+            case AppState.CONNECTING if from_app:
+                # It gave up waiting for our acknowledgement; acknowledged now, its socket would have no code behind it
+                # (wire spec 3.12, 16d).
+                assert self.connection_id is not None
+                close = CloseSocket(self.connection_id, CloseCode.POLICY, "acknowledged too late")
+                self.connection_id = None
+                return [close, *self._fail(Stage.CONNECTION, message, now)]
             case AppState.CONNECTED if from_app:
                 # Its socket is up but its stop handlers are not: end it cleanly and start it anew (wire spec 4.1).
                 assert self.connection_id is not None

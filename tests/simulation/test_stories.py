@@ -566,6 +566,18 @@ def test_silent_microphone_is_tried_at_rest_only_now_and_then() -> None:
     assert arm.link is not None
 
 
+def test_app_that_gave_up_waiting_for_the_acknowledgement_is_started_anew() -> None:
+    """Found: acknowledged after its SDK had failed the start, an app was called connected and had no code behind it."""
+    world = settled()
+    world.cloud.delay, world.cloud.store_delay = 0.7, 20.0
+    start(world, RECORDER)
+    world.advance(9.0)
+    world.cloud.delay, world.cloud.store_delay = 0.02, 0.005
+    world.advance(25.0)
+    assert state(world, RECORDER) is AppState.CONNECTED
+    assert world.glasses[0].mic_on, "its code runs: it has subscribed"
+
+
 @pytest.mark.failure("SUB-02")
 def test_subscriptions_of_an_app_that_was_started_over_its_own_loss_end_with_it() -> None:
     """Found: lost, started again by the wearer, failed, and dormant while the glasses were away: its streams stayed, and

@@ -31,6 +31,7 @@ from cloud.http.routing import RouteSpec
 from cloud.http.services import Services
 from cloud.hub import Hub, SpeechFactory
 from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest
+from cloud.logs import LogSystem
 from cloud.metrics import LoopWatch, Metrics
 from cloud.speech.service import SpeechService
 from cloud.store.base import Store, StoreError
@@ -131,6 +132,7 @@ class Cloud:
             metrics=self.metrics,
             webhooks=self._webhooks,
             loop_watch=self.loop_watch,
+            speech=self.speech_service,
         )
         limits = config.limits
         self.listener = Listener(
@@ -286,9 +288,13 @@ _REFUSALS: Final = {
 
 def run(config: CloudConfig, *, json_ready: bool, extra_routes: Sequence[RouteSpec] = ()) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError before serving."""
-    loop_factory = uvloop.new_event_loop if uvloop is not None else None
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_serve(config, json_ready, extra_routes))
+    logs = LogSystem(config.log)
+    try:
+        loop_factory = uvloop.new_event_loop if uvloop is not None else None
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(_serve(config, json_ready, extra_routes))
+    finally:
+        logs.close()
 
 
 async def _serve(config: CloudConfig, json_ready: bool, extra_routes: Sequence[RouteSpec]) -> int:

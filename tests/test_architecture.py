@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "cloud/core": {"cloud.core", "wire", "orjson"},
     "cloud": {
         "cloud", "wire", "websockets", "uvloop", "starlette", "uvicorn", "httpx", "httpcore", "jwt", "cryptography",
-        "aiosqlite", "nats", "asyncpg", "prometheus_client", "pydantic", "pydantic_settings", "orjson", "lc3", "multipart",
+        "nats", "asyncpg", "prometheus_client", "pydantic", "pydantic_settings", "orjson", "lc3", "multipart",
         "python_multipart", "anyio", "wyoming",
     },
     "firmware_sim/firmware": {"firmware_sim.firmware"},

@@ -841,8 +841,11 @@ class MentraLive(Firmware):
         photo, missing = self._of_photo(m), m.get("missingPackets")
         if photo is None or not isinstance(missing, list):
             return []
-        known = sorted({i for i in missing if type(i) is int and 0 <= i < len(photo.packs)})
-        return self._again(photo, known, now) if known else []
+        known = {i for i in missing if type(i) is int and 0 <= i < len(photo.packs)}
+        if photo.queue:  # a long list comes in several messages
+            photo.queue.extend(sorted(known.difference(photo.queue)))
+            return []
+        return self._again(photo, sorted(known), now) if known else []
 
     def _again(self, photo: Photo, indexes: list[int] | range, now: float) -> list[Effect]:
         photo.rounds += 1

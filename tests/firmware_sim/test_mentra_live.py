@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -306,6 +307,18 @@ def test_missing_packets_are_sent_again_alone() -> None:
     assert joined(found + again) == PICTURE
 
 
+def test_a_list_of_missing_packets_may_come_in_two_messages() -> None:
+    host = LiveHost()
+    take(host)
+    before = len(host.effects)
+    ask = {"type": "request_missing_packets", "fileName": "I123456"}
+    host.android({**ask, "missingPackets": [1, 2]}, wait=0.0)
+    host.android({**ask, "missingPackets": [2, 7]}, wait=1.0)
+    assert [p.index for p in packets(host.effects[before:])] == [1, 2, 7]
+    assert host.live.photo is not None
+    assert host.live.photo.rounds == 1
+
+
 @pytest.mark.failure("MED-03")
 def test_an_unsuccessful_transfer_starts_again_from_packet_zero() -> None:
     host = LiveHost()
@@ -388,6 +401,45 @@ def test_a_second_photo_meanwhile_is_refused_and_the_same_one_is_taken_once() ->
     assert host.android({**ask, "requestId": "a"}) == []
     (busy,) = host.android({**ask, "requestId": "b"})
     assert (busy["requestId"], busy["error"]) == ("b", "CAMERA_BUSY")
+
+
+@pytest.mark.failure("MED-03")
+@BUILDS
+def test_photos_over_a_link_that_loses_a_tenth_arrive_or_fail_and_leave_nothing_behind(
+    build: ml.Build,
+) -> None:
+    host = LiveHost(build, mtu=256, chance=Random(7).random)
+    host.live.arms["main"].faults.lose = 0.1
+    whole = 0
+    for number in range(50):
+        begun = host.now
+        photo = host.fetch_photo(f"r{number}")
+        assert photo in (PICTURE, None)
+        assert host.now - begun < 60.0
+        whole += photo is not None
+        host.wait(60.0)
+        assert host.live.photo is None
+        assert len(host.live._timers) <= ml.UNACKNOWLEDGED_MAX
+        host.effects.clear()
+    assert whole >= 45
+
+
+@pytest.mark.failure("MED-03")
+@pytest.mark.parametrize("packet", range(13))
+def test_a_photo_survives_the_loss_of_any_single_packet(packet: int) -> None:
+    host = LiveHost()
+    host.live.quirks.skip_packets = {packet}
+    assert host.fetch_photo("r") == PICTURE
+
+
+@pytest.mark.parametrize("moment", [0.05, 1.0, 1.6, 1.7, 1.8, 1.9, 3.0])
+def test_a_link_lost_at_any_moment_of_a_photo_leaves_a_camera_that_works(moment: float) -> None:
+    host = LiveHost(NEWEST)
+    take(host, wait=moment)
+    host.drop()
+    host.wait(1.0)
+    host.connect()
+    assert host.fetch_photo("next") == PICTURE
 
 
 def test_a_lost_link_ends_the_photo_and_the_next_one_works() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
 from firmware_sim.firmware import k900
@@ -29,9 +30,10 @@ class Card:
 
 
 def new_live(build: Build = CLASSIC, **options: Any) -> MentraLive:
+    options.setdefault("chance", lambda: 0.5)
     pictures: PictureSource = options.pop("pictures", Card())
     specs = peripherals(build, "C0:00:00:57:86:3C", 0x1234)
-    return MentraLive(specs, chance=lambda: 0.5, build=build, pictures=pictures, **options)
+    return MentraLive(specs, build=build, pictures=pictures, **options)
 
 
 class LiveHost(SimHost):
@@ -58,6 +60,42 @@ class LiveHost(SimHost):
         """Send a message to the Android side; what was said in the time after it."""
         outer = {"C": k900.json_bytes(fields).decode(), **outer}
         return said(self.write(TO_GLASSES, k900.frame(k900.json_bytes(outer), "little"), wait))
+
+    def fetch_photo(self, request_id: str, rounds: int = 3) -> bytes | None:
+        """Ask for a photo as a patient host does: acknowledge, ask for what is missing, give up after `rounds`."""
+        ask = {"type": "take_photo", "requestId": request_id, "transferMethod": "ble", "bleImgId": "I1"}
+        found: dict[int, bytes] = {}
+        expected = 0
+        for attempt in range(6):  # the question itself may be lost
+            before = len(self.effects)
+            self.android({**ask, "mId": zlib.crc32(request_id.encode())})
+            if self.live.photo is not None or attempt == 5:
+                break
+        for _ in range(rounds + 1):
+            self.wait(4.0)
+            for message in said(self.effects[before:]):
+                if "mId" in message:
+                    self.android({"type": "msg_ack", "mId": message["mId"]})
+            arrived = packets(self.effects[before:], self.live.build.files)
+            found |= {p.index: p.data for p in arrived}
+            if arrived:
+                pack = max(len(p.data) for p in arrived)
+                inflated = self.live.build.inflated_size and pack != 400
+                size = arrived[0].file_size
+                expected = size // 400 if inflated else -(-size // pack)
+            missing = [i for i in range(expected) if i not in found]
+            name = arrived[0].name if arrived else "I1"
+            if expected and not missing:
+                self.android({"type": "transfer_complete", "fileName": name, "success": True})
+                return b"".join(found[i] for i in sorted(found))
+            if missing:
+                for at in range(0, len(missing), 20):  # a question of its own for each that fits one write
+                    part = missing[at : at + 20]
+                    self.android(
+                        {"type": "request_missing_packets", "fileName": name, "missingPackets": part},
+                        wait=2.0,
+                    )
+        return None
 
 
 def said(effects: list[Effect]) -> list[dict[str, Any]]:

@@ -30,7 +30,12 @@ class TestAppendixD(Rows):
 
 
 class TestSurprises:
-    """Section 7, as far as a row above does not hold it already."""
+    """Section 7, as far as a row above does not hold it already.
+
+    4, 6: row 04 · 7: row 09 · 9, 10, 36: row 15 · 11: rows 10, 13 (we end with 1000) · 12: row 11 · 15, 26: `TestLast` ·
+    20: row 03 · 23, 24: row 17 · 25: row 20 · 27: rows 22, 23 · 28: row 05 · 29: generation T · 30: row 21, and every
+    user here · 31: the cloud never asks for that counter · the others: their numbers stand in the names below.
+    """
 
     @pytest.mark.failure("APP-09")
     async def test_surprises_01_and_35_a_slow_on_session_is_neither_waited_for_nor_restarted(
@@ -190,7 +195,7 @@ class TestSurprises:
     @pytest.mark.failure("APP-06")
     async def test_surprises_18_and_19_a_stop_ends_even_if_the_apps_on_stop_hangs(self, world: World) -> None:
         async with world.live() as live:
-            await world.app.run("state.stopHook = `await new Promise(r => setTimeout(r, 4000))`")
+            await world.app.run("state.stopHook = `await new Promise(r => setTimeout(r, 20000))`")
             try:
                 began = asyncio.get_running_loop().time()
                 await live.phone.stop_app(PACKAGE)
@@ -235,16 +240,19 @@ class TestSurprises:
             assert len(live.phone.of("microphone_state_change", since)) == 1
 
     async def test_surprise_33_location_streams_set_the_phones_tier(self, world: World) -> None:
-        async with world.live() as live:
-            since = live.phone.mark()
-            await live.run(
-                "session.location.subscribeToStream({accuracy: 'high'}, d => emit('fix', d)); session.on('location_stream', d => emit('stream', d))"
-            )
-            await live.subscribed("location_update")
+        code = "session.location.subscribeToStream({accuracy: 'high'}, d => emit('fix', d))"
+        async with world.live(code) as live:
+            await live.subscribed("location_update")  # the SDK loses the rate ...
             await live.phone.send("location_update", lat=1, lng=2)
             await live.event("fix")
-            tiers = [m["tier"] for m in live.phone.of("set_location_tier", since)]
-            assert all(isinstance(t, str) for t in tiers)
+            since = live.phone.mark()
+            update = "session.sendMessage({type: 'subscription_update', subscriptions: %s})"
+            await live.run(
+                update % "[{stream: 'location_stream', rate: 'high'}]"
+            )  # ... other clients keep it
+            await live.phone.next("set_location_tier", since=since, where=lambda m: m["tier"] == "high")
+            await live.run(update % "['location_update']")
+            await live.phone.next("set_location_tier", since=since, where=lambda m: m["tier"] == "reduced")
 
 
 class TestServices:

@@ -32,7 +32,7 @@ PACKAGE = "com.example.probe"
 API_KEY = "probe-api-key-0123456789"
 SECRET = "interop-secret-interop-secret-interop"
 #: Seconds. Long enough that a phone can come back at leisure, short enough that a test can wait for the end.
-SESSION_GRACE = 4.0
+SESSION_GRACE = 3.0
 #: Seconds. Shorter than the slow onSession of a test.
 WEBHOOK_TIMEOUT = 3.0
 G1, LIVE = "Even Realities G1", "Mentra Live"

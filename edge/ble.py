@@ -144,6 +144,9 @@ _DBUS_WORDS: tuple[tuple[str, GlassesFault], ...] = (
     ("le-connection-abort-by-local", GlassesFault.CONNECT_FAILED),
     ("br-connection", GlassesFault.CONNECT_FAILED),
     ("NoReply", GlassesFault.TIMEOUT),
+    # The adapter holds as many links as it can (HCI 0x09); BlueZ mostly times out instead.
+    ("CONNECTION_LIMIT", GlassesFault.BUSY),
+    ("connection slot", GlassesFault.BUSY),
 )
 
 
@@ -486,9 +489,11 @@ class _BleakLink:
 
     async def open(self, pair: bool) -> None:
         """All steps to a subscribed link, or GlassesError and nothing left behind."""
+        connected = False
         try:
             async with asyncio.timeout(CONNECT_MAX + 1.0):
                 await self._client.connect()
+            connected = True
             if pair and self._native and sys.platform != "darwin":
                 # macOS bonds by itself when an encrypted attribute is touched, and has no call for it.
                 async with asyncio.timeout(CONNECT_MAX):
@@ -504,9 +509,12 @@ class _BleakLink:
                 )
         except BaseException as error:
             await self.close()
-            if isinstance(error, _ANY):
-                raise fault_of(error) from error
-            raise
+            if not isinstance(error, _ANY):
+                raise
+            failure = fault_of(error)
+            if failure.fault is GlassesFault.LINK_LOST and not connected:
+                failure = GlassesError(GlassesFault.CONNECT_FAILED, str(failure), retryable=True)
+            raise failure from error
         self._open = True
 
     def _find(self) -> None:

@@ -105,6 +105,7 @@ async def fails(work: Rig, fault: GlassesFault) -> GlassesError:
         (BleakDBusError("org.bluez.Error.Failed", ["Failed to initiate write"]), GlassesFault.REFUSED, True),
         (BleakDBusError("org.bluez.Error.Failed", ["Not connected"]), GlassesFault.LINK_LOST, True),
         (BleakError("anything"), GlassesFault.LINK_LOST, True),
+        (BleakError("failed to connect: CONNECTION_LIMIT_EXCEEDED_ERROR"), GlassesFault.BUSY, True),
         (EOFError(), GlassesFault.LINK_LOST, True),
         (BlockingIOError(11, "x"), GlassesFault.LINK_LOST, True),
         (OSError(9, "Bad file descriptor"), GlassesFault.LINK_LOST, True),

@@ -37,7 +37,7 @@ class GlassesSocket:
         if entry is not None and connection is not None:
             if data.startswith(b'{"type":"ping"'):
                 self._hub.peer_asked(connection.id)
-            self._hub.feed(entry, entry.session.glasses_text, connection.id, data)
+            self._hub.glasses_text(entry, connection.id, data)
 
     def on_binary(self, data: bytes) -> None:
         if self._entry is not None and self._connection is not None:

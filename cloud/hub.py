@@ -13,7 +13,7 @@ import logging
 import random
 import secrets
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +25,7 @@ from cloud.auth import Identity, RateLimiter, api_key_matches, hash_api_key
 from cloud.config import CloudConfig
 from cloud.connection import Connection, Frame
 from cloud.core import effects as fx
-from cloud.core.app_lifecycle import AppState, LifecycleTiming, Stage, StopReason
+from cloud.core.app_lifecycle import AppState, LifecycleTiming, Stage
 from cloud.core.capabilities import HardwareRequirement
 from cloud.core.clock import WallClock
 from cloud.core.display import DisplayTiming
@@ -33,16 +33,17 @@ from cloud.core.endpoints import Endpoints, HeldBack
 from cloud.core.microphone import MicrophoneState
 from cloud.core.rooms import Rooms, Send
 from cloud.core.session import AppInfo, Session, SessionState, SessionTiming, UserData
-from cloud.glasses_socket import GlassesSocket
 from cloud.http.ports import AppOutcome, AppView, Presence, SessionView
 from cloud.metrics import Metrics
 from cloud.store.base import Store, StoreError
 from cloud.store.records import AppRecord, Location, SessionRecord
 from cloud.webhooks import FormFile, WebhookClient, WebhookResult
+from wire.codec import load_object, message_type, validate
 from wire.errors import CloseCode, ErrorCode, ProtocolError
+from wire.link import split
 from wire.liveness import Ask, Dead, Liveness, LivenessPolicy, Speak
+from wire.messages import GLASSES_TO_CLOUD, iso
 from wire.messages import app_to_cloud as app
-from wire.messages import iso
 from wire.messages.base import Delivery
 from wire.messages.cloud_to_app import AudioStreamReady
 from wire.messages.glasses_to_cloud import GlassesToCloud
@@ -56,6 +57,10 @@ TRACE_MAX: Final = 2000
 HISTORY_MAX: Final = 100
 #: Liveness of all sockets is looked at this often; the shortest interval that it serves is 10 s.
 SWEEP: Final = 1.0
+#: The gauges are brought up to date every so many looks.
+PUBLISH_EVERY: Final = 5
+#: Events that can be sent again from the console, while somebody watches it.
+REPLAYABLE_MAX: Final = 200
 #: A caller of start or stop waits this long at most: the core's own deadline and some slack (APP-05: budgets nest).
 CALLER_PATIENCE: Final = 12.0
 #: Chunks of an app's own audio that wait for the phone to fetch them: half a minute of MP3 in 4 kB pieces.
@@ -74,6 +79,11 @@ _APP_NOISE: Final = Frame.text(
     b'{"type":"data_stream","sessionId":"","streamType":"glassbridge_keepalive","data":{}}'
 )
 _GLASSES_NOISE: Final = Frame.text(b'{"type":"pong"}')
+
+#: Part of the connection, not of what the wearer does.
+_NOT_REPLAYED: Final = frozenset(
+    {"ping", "pong", "connection_init", "glassbridge_ack", "glassbridge_status", "glassbridge_display_result"}
+)
 
 _CODES: Final[Mapping[Stage, ErrorCode]] = {
     Stage.WEBHOOK: ErrorCode.APP_UNREACHABLE,
@@ -206,7 +216,9 @@ class Hub:
         self._ending: set[SessionEntry] = set()
         self._connections: dict[int, Connection] = {}
         self._alive: dict[int, tuple[Liveness, bool]] = {}
-        self._sent: dict[int, int] = {}
+        self._counted: dict[int, tuple[int, int]] = {}  # connection -> (sent, received) as counted last
+        self._sweeps = 0
+        self._replayable: OrderedDict[int, tuple[str, bytes]] = OrderedDict()
         self._apps = _AppsView(lambda: store.apps)
         self._endpoints = Endpoints()
         self._rooms = Rooms()
@@ -219,6 +231,7 @@ class Hub:
         self._sweeper: asyncio.TimerHandle | None = self._loop.call_later(SWEEP, self._sweep)
         self._delivered = metrics.counter("events_delivered_total")
         self._messages_in = metrics.counter("messages_total").labels(direction="in")
+        self._messages_out = metrics.counter("messages_total").labels(direction="out")
         self._audio_frames = metrics.counter("audio_frames_total")
         self._errors = metrics.counter("errors_total")
         self._hops = metrics.histogram("hop_seconds")
@@ -383,6 +396,10 @@ class Hub:
             self._save(entry, "ensure_user", lambda: self._store.ensure_user(user_id))
         self.feed(entry, lambda at: session.start(at, with_glasses=with_glasses))
         return entry
+
+    def _is_young(self) -> bool:
+        """Whether sessions of the previous process may still be picked up: as long as their grace would last."""
+        return self._loop.time() - self._started_at < self._timing.grace
 
     def _unregister(self, entry: SessionEntry) -> None:
         """Compare-and-delete: only this very session, never its successor (CON-08)."""
@@ -614,12 +631,14 @@ class Hub:
     def _sweep(self) -> None:
         now = self._loop.time()
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+        self._sweeps += 1
+        if self._sweeps % PUBLISH_EVERY == 0:
+            self.publish()
         for connection_id, (alive, is_app) in list(self._alive.items()):
             connection = self._connections[connection_id]
             if connection.last_inbound_at > alive.heard_at:
                 alive.received(connection.last_inbound_at)
-            if connection.sent != self._sent.get(connection_id):
-                self._sent[connection_id] = connection.sent
+            if self._count(connection):
                 alive.sent(now)
             for effect in alive.handle_deadline(now):
                 match effect:
@@ -627,7 +646,7 @@ class Hub:
                         connection.ping()
                     case Speak():
                         connection.send(_APP_NOISE if is_app else _GLASSES_NOISE, Delivery.LOSSY)
-                        self._sent[connection_id] = connection.sent
+                        self._count(connection)
                     case Dead(_, silent):
                         log.info("connection %d is dead: silent for %.0f s", connection_id, silent)
                         connection.close(CloseCode.GOING_AWAY, "Ping timeout - no pong received")
@@ -635,10 +654,19 @@ class Hub:
                     case _:
                         assert_never(effect)
 
+    def _count(self, connection: Connection) -> bool:
+        """Carry a connection's own totals over to the metrics; True if something was sent since the last time."""
+        sent, received = self._counted.get(connection.id, (0, 0))
+        self._counted[connection.id] = (connection.sent, connection.received)
+        self._messages_out.inc(connection.sent - sent)
+        self._messages_in.inc(connection.received - received)
+        return connection.sent != sent
+
     def _forget_connection(self, connection: Connection, kind: str, code: int) -> None:
         self._connections.pop(connection.id, None)
         self._alive.pop(connection.id, None)
-        self._sent.pop(connection.id, None)
+        self._count(connection)
+        del self._counted[connection.id]
         label = str(code) if 1000 <= code <= 1015 or code == CloseCode.REPLACED else "other"
         self._metrics.counter("disconnects_total").labels(kind=kind, code=label).inc()
 
@@ -677,6 +705,36 @@ class Hub:
             self.feed(entry, entry.session.glasses_lost, connection.id)
             self._history(entry)
 
+    def glasses_text(self, entry: SessionEntry, connection_id: int, data: bytes) -> None:
+        """A text frame of a glasses client."""
+        if self._loop.time() < self._watched_until:
+            self._keep_for_replay(entry, data)
+        self.feed(entry, entry.session.glasses_text, connection_id, data)
+
+    def _keep_for_replay(self, entry: SessionEntry, data: bytes) -> None:
+        try:
+            kind = message_type(load_object(split(data)[0]))
+        except ProtocolError:
+            return
+        if kind in _NOT_REPLAYED or kind not in GLASSES_TO_CLOUD:
+            return
+        self._note(entry, "from_glasses", {"about": kind, "bytes": len(data)})
+        self._replayable[self._trace_seq] = (entry.session.user_id, data)
+        while len(self._replayable) > REPLAYABLE_MAX:
+            self._replayable.popitem(last=False)
+
+    def replay(self, seq: int) -> bool:
+        """Send the event of this trace record (`from_glasses`) through its session once more; False if it is gone."""
+        user_id, data = self._replayable.get(seq, ("", b""))
+        entry = self._sessions.get(user_id)
+        if entry is None:
+            return False
+        message = validate(GLASSES_TO_CLOUD, load_object(split(data)[0]))
+        if message is None:
+            return False
+        self.feed(entry, entry.session.phone_message, message)
+        return True
+
     def glasses_audio(self, entry: SessionEntry, connection_id: int, data: bytes) -> None:
         """A binary frame of a glasses client: decoded once, whoever listens."""
         session = entry.session
@@ -709,7 +767,7 @@ class Hub:
         if entry is None:
             if len(self._sessions) >= self._config.sessions.sessions_max:
                 raise ProtocolError(ErrorCode.OVERLOADED, "too many sessions")
-            if user_id not in self._returning:
+            if user_id not in self._returning or not self._is_young():
                 raise ProtocolError(ErrorCode.SESSION_NOT_FOUND, "Session not found")
             # The previous process left this user's session behind, and his app is back before his glasses.
             entry = self._create(user_id, with_glasses=False)
@@ -758,6 +816,9 @@ class Hub:
                 self._metrics.counter("link_resumes_total").labels(recovered=recovered).inc()
             case "bad_glasses_frame" | "bad_app_frame":
                 self._metrics.counter("malformed_messages_total").labels(direction="in").inc()
+            case "unknown_message":
+                self._metrics.counter("unknown_messages_total").labels(direction="in").inc()
+                return
             case "glasses_connected" | "glasses_lost":
                 self._history(entry)
         self._note(entry, kind, detail)
@@ -783,7 +844,7 @@ class Hub:
                 self._metrics.counter("grace_total").labels(kind="app", outcome="expired").inc()
             case (AppState.ERROR, AppState.LOADING):
                 self._metrics.counter("app_restarts_total").labels(outcome="tried").inc()
-        log.debug("user %s: %s is %s", short(entry.session.user_id), moved.package, moved.after.value)
+        self._log_move(entry, moved)
         self._note(
             entry,
             "app",
@@ -794,6 +855,17 @@ class Hub:
                 "reason": moved.reason.value,
             },
         )
+
+    def _log_move(self, entry: SessionEntry, moved: fx.AppMoved) -> None:
+        """The first failure of an outage is a warning, its repetitions are not; the recovery is news."""
+        life = entry.session.app(moved.package)
+        user = short(entry.session.user_id)
+        if moved.after is AppState.ERROR and life is not None and life.failures == 1:
+            log.warning("user %s: %s: %s", user, moved.package, moved.reason.value)
+        elif moved.after is AppState.CONNECTED and life is not None and life.failures:
+            log.info("user %s: %s runs again after %d failures", user, moved.package, life.failures)
+        else:
+            log.debug("user %s: %s is %s", user, moved.package, moved.after.value)
 
     def _start_settled(self, entry: SessionEntry, settled: fx.StartSettled, now: float) -> None:
         began = entry.started_at.pop(settled.package, None)
@@ -1226,19 +1298,19 @@ class Hub:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def publish(self) -> None:
-        """Give the numbers that are counted elsewhere to the metrics; called before a scrape."""
-        states = {state.value: 0 for state in SessionState}
-        app_states = {state.value: 0 for state in AppState}
+        """Bring the gauges up to date."""
+        states = dict.fromkeys(SessionState, 0)
+        app_states = dict.fromkeys(AppState, 0)
         microphones = 0
         for entry in self._sessions.values():
-            states[entry.session.state.value] += 1
+            states[entry.session.state] += 1
             microphones += entry.session.microphone.state is not MicrophoneState.OFF
-            for state in entry.session.app_states():
-                app_states[state["state"]] += 1
-        for name, count in states.items():
-            self._metrics.gauge("sessions").labels(state=name).set(count)
-        for name, count in app_states.items():
-            self._metrics.gauge("app_sessions").labels(state=name).set(count)
+            for state in entry.session.lifecycles():
+                app_states[state] += 1
+        for session_state, count in states.items():
+            self._metrics.gauge("sessions").labels(state=session_state.value).set(count)
+        for app_state, count in app_states.items():
+            self._metrics.gauge("app_sessions").labels(state=app_state.value).set(count)
         self._metrics.gauge("microphones_on").set(microphones)
 
 
@@ -1309,6 +1381,3 @@ def _app_view(entry: SessionEntry, state: Mapping[str, Any], now: float) -> AppV
         next_attempt_in=None if next_attempt is None else max(0.0, next_attempt - now),
         subscriptions=tuple(state["subscriptions"]),
     )
-
-
-__all__ = ["GlassesSocket", "Hub", "SessionEntry", "SpeechFactory", "SpeechFeed", "StopReason"]

@@ -575,9 +575,10 @@ class Session:
     def _unknown(self, kind: str, data: bytes, now: float) -> list[Effect]:
         """Relayed to apps that subscribed to exactly this, else counted."""
         self.unknown_messages += 1
+        out: list[Effect] = [Record("unknown_message", {})]
         if len(kind) > 128:
-            return []
-        return self._relay(kind, data, Delivery.LOSSY, now)
+            return out
+        return out + self._relay(kind, data, Delivery.LOSSY, now)
 
     def _bad_glasses_frame(self, error: ProtocolError, now: float) -> list[Effect]:
         self._due_known = False
@@ -1306,7 +1307,7 @@ class Session:
             message = validate(APP_TO_CLOUD, payload)
             if message is None:
                 self.unknown_messages += 1
-                return [Record("unknown_app_message", {"package": package})]
+                return [Record("unknown_message", {"package": package})]
             claimed = getattr(message, "package_name", None)
             if claimed is not None and claimed != package:
                 raise ProtocolError(
@@ -1808,6 +1809,10 @@ class Session:
             }
             for package, each in self._apps.items()
         ]
+
+    def lifecycles(self) -> Iterable[AppState]:
+        """The state of every app, for gauges."""
+        return (each.life.state for each in self._apps.values())
 
     def app(self, package: str) -> AppLifecycle | None:
         """The life of one app in this session."""

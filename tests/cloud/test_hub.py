@@ -162,3 +162,30 @@ async def test_an_app_server_that_returns_is_asked_at_once(cloud: Cloud) -> None
         await app.started(USER)
         assert len(app.requests()) == before + 1
     await app.stop()
+
+
+async def test_an_event_on_the_console_can_be_sent_once_more(cloud: Cloud) -> None:
+    async with FakeApp("a", "k", "button_press") as app, phone(cloud) as glasses:
+        await register(cloud, app)
+        await glasses.start_app("a")
+        session = await app.started(USER)
+        await subscribed(cloud, "a")
+        await glasses.send("button_press", buttonId="main", pressType="short")
+        await until(lambda: len(session.events("button_press")) == 1, "the press")
+        [record] = [
+            r for r in cloud.hub.trace() if r["kind"] == "from_glasses" and r["about"] == "button_press"
+        ]
+        assert cloud.hub.replay(record["seq"])
+        await until(lambda: len(session.events("button_press")) == 2, "the press again")
+        assert not cloud.hub.replay(10**9)
+
+
+async def test_the_gauges_follow_the_states(cloud: Cloud) -> None:
+    async with FakeApp("a", "k") as app, phone(cloud) as glasses:
+        await register(cloud, app)
+        await glasses.start_app("a")
+        await app.started(USER)
+        cloud.hub.publish()
+        text = cloud.metrics.text().decode()
+        assert 'glassbridge_sessions{state="connected"} 1.0' in text
+        assert 'glassbridge_app_sessions{state="connected"} 1.0' in text

@@ -431,6 +431,7 @@ async def test_sessions_end_after_their_grace_and_leave_nothing_behind(tmp_path:
         assert {w["reason"] for w in app.requests("stop_request")} == {"system_stop"}
         assert not cloud.hub._connections
         assert not cloud.hub._alive
+        assert not cloud.hub._counted
         assert await cloud.store.list_sessions() == []
         assert await cloud.store.get_wanted_apps("user3@x.io") == ["a"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final, assert_never
@@ -213,6 +213,7 @@ class Session:
         self._early_bytes = 0
         self._early_starts: OrderedDict[str, None] = OrderedDict()
         self._early_apps: dict[str, int] = {}
+        self._early_stops: set[str] | None = set()  # stops that what is being read does not know of yet
         self._restore_at: float | None = None
         self._restore: list[str] = []
         self._announce_at: float | None = None
@@ -336,6 +337,9 @@ class Session:
         self._due_known = False
         if self.state in _OVER:
             return []
+        stops, self._early_stops = self._early_stops or set(), None
+        if stops:
+            data = replace(data, wanted=tuple(p for p in data.wanted if p not in stops))
         return self._begin(data, now)
 
     def _begin(self, data: UserData, now: float) -> list[Effect]:
@@ -907,6 +911,8 @@ class Session:
         self._due_known = False
         if self.state in _OVER:
             return [StartSettled(package, False, Stage.CONNECTION, "the session has ended")]
+        if self._early_stops is not None and by_user:
+            self._early_stops.discard(package)
         if not self._loaded:
             self._early_starts[package] = None
             return []
@@ -949,6 +955,8 @@ class Session:
         """The wearer no longer wants an app; the end is a `StopSettled`."""
         self._due_known = False
         self._early_starts.pop(package, None)
+        if self._early_stops is not None:
+            self._early_stops.add(package)
         if package in self._restore:
             self._restore.remove(package)
         each = self._apps.get(package)

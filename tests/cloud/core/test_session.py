@@ -145,6 +145,18 @@ def test_failing_storage_does_not_stop_the_session() -> None:
     assert shell.session.settings["brightness"] == 77
 
 
+@pytest.mark.failure("APP-01")
+@pytest.mark.parametrize("wait", [0.0, 3.0])
+def test_a_stop_that_overtakes_the_reading_of_the_user_counts(wait: float) -> None:
+    shell = Shell(load=False)
+    shell.glasses()
+    shell.run(wait)
+    shell.do(shell.session.stop_app(PACKAGE, shell.now))
+    shell.do(shell.session.user_loaded(UserData(wanted=(PACKAGE,)), shell.now))
+    shell.run(30.0)
+    assert not shell.of(fx.PostSessionRequest)
+
+
 @pytest.mark.failure("CON-01")
 def test_the_late_close_of_an_old_glasses_socket_changes_nothing() -> None:
     shell = Shell()

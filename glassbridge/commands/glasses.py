@@ -6,6 +6,7 @@ nothing takes is an error with the simulator's own reason.
 
 from __future__ import annotations
 
+import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from glassbridge import target
+from glassbridge.braille import draw
 from glassbridge.output import CommandError, duration, emit, show, talk
 
 Url = Annotated[
@@ -174,8 +176,9 @@ def shot(
     where = target.find(url)
     query = {"side": side.value} | ({"device": device} if device else {})
     if as_ascii:
-        drawing = target.request(where, "GET", "/api/sim/screenshot", params={**query, "format": "ascii"})
-        show(drawing.text.rstrip("\n"))
+        pixels = target.request(where, "GET", "/api/sim/framebuffer", params=query)
+        columns = shutil.get_terminal_size().columns
+        show(draw(pixels.content, int(pixels.headers["x-width"]), columns=columns) or "(the lens is dark)")
     if output is not None:
         picture = target.request(where, "GET", "/api/sim/screenshot", params=query)
         try:

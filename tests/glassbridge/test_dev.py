@@ -70,7 +70,9 @@ def test_a_child_that_dies_comes_back_and_the_lens_with_it(tmp_path: Path) -> No
             os.kill(victim, signal.SIGKILL)
             wait_for(lambda: sum("starting it again" in line for line in dev.errors) >= number, "it is said")  # noqa: B023
             wait_for(lambda: len(dev.children()) == 3, "there are three again")
-        wait_for(lambda: len(set(shown(dev))) == 1 and "battery" in shown(dev)[0], "the lens is lit", within=30)
+        wait_for(
+            lambda: len(set(shown(dev))) == 1 and "battery" in shown(dev)[0], "the lens is lit", within=30
+        )
         kept = dev.children()
         folder = next(Path(part) for part in _arguments(kept[0]) if "glassbridge-" in part).parent
     assert not any(map(alive, kept))

@@ -67,6 +67,7 @@ class Socket:
     package: str | None = None
     liveness: Liveness | None = None
     alarm: Alarm | None = None
+    refused: bool = False  # asked to be closed; its end comes with the next turn of the loop
 
 
 class Broken(AssertionError):
@@ -260,6 +261,25 @@ class CloudProgram:
                 socket.liveness.peer_asked(now)
             self._perform(socket.seat, socket.seat.session.glasses_text(socket.id, data, now))
 
+    def misheld(self, seat: Seat) -> str | None:
+        """What a session believes of its connections against what is so; words for the difference."""
+        session = seat.session
+        mine = [
+            s for s in self.sockets.values() if s.seat is seat and s.package is None and s.refused is False
+        ]
+        newest = max((s.id for s in mine), default=None)
+        if session.glasses_connection != newest:
+            return f"its glasses connection is {session.glasses_connection}, the newest open one is {newest}"
+        for package in self.servers:
+            life = session.app(package)
+            if (
+                life is not None
+                and life.state is AppState.CONNECTED
+                and life.connection_id not in self.sockets
+            ):
+                return f"{package} is called connected on {life.connection_id}, which is closed"
+        return None
+
     def _note_drawing(self, seat: Seat, socket: Socket, data: bytes) -> None:
         life = seat.session.app(socket.package or "")  # of this socket
         if life is None or life.connection_id != socket.id or life.state is not AppState.CONNECTED:
@@ -350,6 +370,7 @@ class CloudProgram:
                     if connection_id in self.sockets:
                         # on_closed comes later, from the loop
                         socket = self.sockets[connection_id]
+                        socket.refused = True
                         self._later(0.0, lambda s=socket, c=code, r=reason: self._close(s, c, r))  # type: ignore[misc]
                 case do.LoadUser():
                     self._load_user(seat)

@@ -7,8 +7,8 @@ import pytest
 from tests.simulation.runs import positions, report, run, shrink
 from tests.simulation.world import FAULTS, USE, plan
 
-#: As many as fit into the time of `make test`: about 0.35 s each. `make simulate` takes any number.
-FAST = 60
+#: As many as fit into the time of `make test`: about 0.15 s each. `make simulate` takes any number.
+FAST = 120
 
 
 def test_the_world_holds_for_every_seed(request: pytest.FixtureRequest) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from wire.link import Deliver, Link, LinkEffect, LinkLimits, split
+from wire.link import Deliver, Link, LinkEffect, LinkLimits, LinkState, split
 from wire.messages import Delivery
 
 
@@ -18,9 +18,10 @@ class Sent:
 
     name: str
     messages: list[bytes] = field(default_factory=list)
+    receivers: list[Received] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(eq=False)
 class Received:
     """Reliable messages that one end delivered, all from one incarnation of the other end."""
 
@@ -28,6 +29,9 @@ class Received:
     position: int = 0  # messages of the source that are accounted for
     count: int = 0
     wrong: str | None = None
+
+    def __post_init__(self) -> None:
+        self.source.receivers.append(self)
 
     def take(self, data: bytes) -> None:
         try:
@@ -51,6 +55,7 @@ class WatchedLink(Link):
         self.sent = Sent(epoch)
         peers[epoch] = self.sent
         self.received_from: dict[str, Received] = {}
+        self.was_plain = False
 
     def send(
         self,
@@ -63,6 +68,7 @@ class WatchedLink(Link):
         binary: bool = False,
     ) -> list[LinkEffect]:
         if delivery is Delivery.RELIABLE:
+            self.was_plain |= self.state is LinkState.LIVE and not self.sequenced
             self.sent.messages.append(data)
         return super().send(data, delivery, now=now, key=key, life=life, binary=binary)
 
@@ -80,3 +86,12 @@ class WatchedLink(Link):
     def violation(self) -> str | None:
         """What this end delivered that it should not have."""
         return next((r.wrong for r in self.received_from.values() if r.wrong), None)
+
+    def lost_in_silence(self) -> int:
+        """Messages of this end that nobody delivered and that were not declared as given up. To be asked when the log is
+        empty; a peer that was without the extension for a while makes the question moot."""
+        if self.was_plain:
+            return 0
+        delivered = sum(received.count for received in self.sent.receivers)
+        declared = self.counters.expired + self.counters.discarded
+        return max(0, len(self.sent.messages) - delivered - declared)

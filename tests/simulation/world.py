@@ -429,6 +429,8 @@ class World:
             self._hold(wrong is None, f"I1: {wrong}")
             self._hold(seat.watched.backlog <= 512, "I7: the cloud's log is bounded")
             self._hold(len(seat.session._apps) <= 50, "I7: the apps of a session are bounded")
+            wrong = self.cloud.misheld(seat)
+            self._hold(wrong is None, f"I6: {seat.user}: {wrong}")
         self._hold(len(self.cloud.seats) <= len(self.edges), "I7: one session per user")
 
     def check_end(self) -> None:
@@ -449,10 +451,15 @@ class World:
             assert seat is not None
             session = seat.session
             self._hold(session.state is SessionState.CONNECTED, f"I6: {user}: session {session.state.value}")
-            self._hold(
-                node.link.backlog == 0, f"I1: {user}: {node.link.backlog} messages of the edge never arrived"
-            )
-            self._hold(seat.watched.backlog == 0, f"I1: {user}: messages of the cloud never arrived")
+            for end, watched in (("edge", edge.watched), ("cloud", seat.watched)):
+                assert watched is not None
+                self._hold(
+                    watched.backlog == 0, f"I1: {user}: {watched.backlog} messages of the {end} never arrived"
+                )
+                self._hold(
+                    watched.lost_in_silence() == 0,
+                    f"I1: {user}: {watched.lost_in_silence()} messages of the {end} are lost in silence",
+                )
             self._check_apps(user)
             self._check_microphone(glasses, edge)
             if n not in self.dismissed:
@@ -508,7 +515,7 @@ class World:
             strangers = [e.user for e in self.edges if e.user != user and e.user in text]
             self._hold(not strangers, f"I3: {user}: {side} shows what belongs to {strangers}")
             if drawn is None:
-                ok = not any(p in text for p in self.servers if p not in standard)
+                ok = not any(p in text for p in self.servers if p not in self.cloud.stored[user].wanted)
             else:
                 # Whichever page of it the wearer has turned to; nothing, if all who knew of it have died since.
                 forgotten = drawn.cloud_boot != self.cloud.boots and drawn.edge_boot != edge.boots

@@ -442,7 +442,7 @@ def _search(subject: bytes, pattern: bytes, start: int) -> tuple[Matcher, int, i
         if end is not None:
             return matcher, s, end
         steps += matcher._steps
-        if steps > 20 * MATCH_STEPS_MAX:
+        if steps > 5 * MATCH_STEPS_MAX:
             raise Fail("pattern too complex")
     return None
 

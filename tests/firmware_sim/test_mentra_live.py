@@ -281,6 +281,16 @@ def test_a_photo_arrives_whole(build: ml.Build) -> None:
     assert host.wait(120.0) == [] or all(m.get("type") != "transfer_timeout" for m in said(host.effects))
 
 
+@pytest.mark.parametrize(
+    ("image_id", "name"), [("I1", "I1.jpg"), ("I" * 12, "I" * 12 + ".jpg"), ("I" * 16, "I" * 16)]
+)
+def test_the_file_has_an_extension_where_it_fits(image_id: str, name: str) -> None:
+    host = LiveHost()
+    assert {p.name for p in take(host, bleImgId=image_id)[1]} == {name}
+    host.android({"type": "transfer_complete", "fileName": name, "success": True})
+    assert host.live.photo is None
+
+
 def test_the_file_packets_come_after_their_announcement_and_paced() -> None:
     host = LiveHost(NEWEST)
     take(host)

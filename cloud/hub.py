@@ -91,6 +91,7 @@ _CODES: Final[Mapping[Stage, ErrorCode]] = {
     Stage.AUTHENTICATION: ErrorCode.INVALID_API_KEY,
     Stage.CONNECTION: ErrorCode.GLASSES_DISCONNECTED,
     Stage.HARDWARE: ErrorCode.APP_INCOMPATIBLE,
+    Stage.HELD_BACK: ErrorCode.APP_UNREACHABLE,
 }
 
 

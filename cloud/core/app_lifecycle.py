@@ -83,6 +83,7 @@ class Stage(StrEnum):
     AUTHENTICATION = "AUTHENTICATION"
     CONNECTION = "CONNECTION"
     HARDWARE = "HARDWARE_CHECK"
+    HELD_BACK = "HELD_BACK"  # the app's server is being spared; nothing was asked of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,20 +341,18 @@ class AppLifecycle:
             return []
         self.last_error = message
         match self.state:
+            case AppState.LOADING if retry_after:
+                held = self._recover(AppReason.WEBHOOK, now, retry_after)
+                return [*held, Started(False, Stage.HELD_BACK, message, by_user=self._by_user)]
             case AppState.LOADING:
                 self._request_refused = from_app
                 second_try = now + self.timing.webhook_retry
-                if (
-                    self._by_user
-                    and self._tries < 2
-                    and not retry_after
-                    and second_try < self._start_deadline
-                ):
+                if self._by_user and self._tries < 2 and second_try < self._start_deadline:
                     self._retry_post = True
                     self._deadline = second_try
                     return []
                 stage = Stage.AUTHENTICATION if self._wrong_key else Stage.WEBHOOK
-                return self._fail(stage, message, now, retry_after)
+                return self._fail(stage, message, now)
             case AppState.CONNECTING if from_app:
                 # It gave up waiting for our acknowledgement; acknowledged now, its socket would have no code behind it
                 # (wire spec 3.12, 16d).
@@ -516,7 +515,7 @@ class AppLifecycle:
         self._start_deadline = self._deadline = now + self.timing.start
         return [*effects, Launch(self.cycle, first=True, by_user=by_user)]
 
-    def _fail(self, stage: Stage, message: str, now: float, retry_after: float = 0.0) -> list[Effect]:
+    def _fail(self, stage: Stage, message: str, now: float) -> list[Effect]:
         self.last_error = message
         reason = {
             Stage.AUTHENTICATION: AppReason.AUTHENTICATION,
@@ -525,7 +524,7 @@ class AppLifecycle:
         by_user = self._by_user
         self._count_failure(now)
         effects: list[Effect] = [CancelLaunch(self.cycle)]
-        effects += self._recover(reason, now, retry_after)
+        effects += self._recover(reason, now)
         return [*effects, Started(False, stage, message, by_user=by_user)]
 
     def _unhealthy_end(self, reason: AppReason, now: float) -> list[Effect]:

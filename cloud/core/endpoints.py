@@ -20,6 +20,7 @@ class EndpointLimits:
     """Seconds and counts."""
 
     rate: float = 20.0  # session_requests per second (APP-10)
+    wait: float = 4.0  # longest queue; a start must still have time for its webhook afterwards (APP-05)
     failures: int = 5  # consecutive failed cycles that open the breaker (APP-11)
     probe: float = 300.0  # then one probe per this time
     trusted: float = 600.0  # an endpoint that worked this recently is having an outage, not dead (APP-02)
@@ -59,10 +60,13 @@ class Endpoints:
         endpoint = self._get(url)
         if not by_user and now < endpoint.open_until:
             return HeldBack(endpoint.open_until - now)
+        wait = endpoint.next_slot - now
+        if not by_user and wait > self._limits.wait:
+            return HeldBack(wait)
         if self._is_open(endpoint, now):
             endpoint.open_until = now + self._limits.probe  # this one is the probe
-        at = max(now, endpoint.next_slot)
-        endpoint.next_slot = at + 1.0 / self._limits.rate
+        at = now if by_user else max(now, endpoint.next_slot)  # the wearer does not queue behind a herd
+        endpoint.next_slot = max(at, endpoint.next_slot) + 1.0 / self._limits.rate
         return Go(at - now)
 
     def succeeded(self, url: str, now: float) -> None:

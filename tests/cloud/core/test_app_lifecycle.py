@@ -78,6 +78,15 @@ def test_an_app_that_never_connects_leaves_loading_in_time_with_a_reason() -> No
     assert app.state is AppState.ERROR
 
 
+def test_a_start_that_is_held_back_is_no_failure_of_the_app() -> None:
+    app = new()
+    app.start(0.0, by_user=False)
+    effects = app.webhook_answered(1, 0.1, ok=False, message="spared", retry_after=30.0)
+    assert [e.stage for e in effects if isinstance(e, life.Started)] == [life.Stage.HELD_BACK]
+    assert app.failures == 0
+    assert app.deadline == pytest.approx(30.1)
+
+
 def test_a_failed_webhook_is_tried_once_more_for_the_wearer() -> None:
     app = new()
     app.start(0.0)

@@ -40,3 +40,26 @@ def test_fifty_restarts_of_one_endpoint_are_spread() -> None:
     delays = [ends.ask("http://a", 5.0, by_user=False) for _ in range(50)]
     assert all(isinstance(d, Go) for d in delays)
     assert delays[-1] == Go(pytest.approx(49 / 20))
+
+
+@pytest.mark.failure("APP-10")
+def test_a_herd_is_let_through_at_the_rate_and_the_wearer_does_not_queue() -> None:
+    ends = Endpoints()
+    ends.succeeded("http://a", 0.0)
+    waiting = dict.fromkeys(range(500), 0.0)
+    posts: list[float] = []
+    now = 0.0
+    while waiting and now < 60.0:
+        for user, due in list(waiting.items()):
+            if due > now:
+                continue
+            match ends.ask("http://a", now, by_user=False):
+                case Go(delay):
+                    posts.append(now + delay)
+                    del waiting[user]
+                case HeldBack(wait):
+                    waiting[user] = now + wait
+        now += 0.05
+    assert not waiting
+    assert all(sum(at <= p < at + 1.0 for p in posts) <= 21 for at in posts)
+    assert ends.ask("http://a", 1.0, by_user=True) == Go(0.0)

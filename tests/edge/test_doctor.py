@@ -1,0 +1,143 @@
+"""The doctor: each trouble is one finding with one command."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from edge import doctor
+from edge.config import EdgeConfig, Wearer
+from edge.doctor import Level, check_cloud, check_data_dir, check_radio, check_rfkill, check_token, worst
+from tests.edge import fake_bleak
+from tests.edge.fake_bleak import Script, raising
+from wire.errors import GlassesError, GlassesFault
+
+
+def switch(root: Path, kind: str, soft: int, hard: int) -> None:
+    root.mkdir(parents=True)
+    for name, value in (("type", kind), ("soft", soft), ("hard", hard)):
+        (root / name).write_text(f"{value}\n")
+
+
+def test_a_blocked_radio_is_named_with_its_command(tmp_path: Path) -> None:
+    switch(tmp_path / "rfkill0", "wlan", 1, 1)
+    switch(tmp_path / "rfkill1", "bluetooth", 0, 0)
+    assert check_rfkill(tmp_path) == []
+    switch(tmp_path / "rfkill2", "bluetooth", 1, 0)
+    switch(tmp_path / "rfkill3", "bluetooth", 1, 1)
+    soft, hard = check_rfkill(tmp_path)
+    assert soft.fix == "rfkill unblock bluetooth"
+    assert "hardware" in hard.what
+    assert check_rfkill(tmp_path / "absent") == []
+
+
+async def test_without_a_bus_the_finding_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/absent")
+    (finding,) = await doctor.check_bluez()
+    assert finding.level is Level.ERROR
+    assert "D-Bus" in finding.what
+
+
+async def test_radio_troubles_have_their_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SCAN_SECONDS", 0.1)
+    made = fake_bleak.SCRIPTS["doctor"] = Script()
+    made.adverts = [("AA", "Even G1_7_L_0000AA")]
+    good = await check_radio("tests.edge.fake_bleak:doctor")
+    assert [f.level for f in good] == [Level.OK, Level.OK]
+    made.adverts = []
+    assert [f.level for f in await check_radio("tests.edge.fake_bleak:doctor")] == [Level.OK, Level.WARNING]
+    made.hooks["scan"] = raising(GlassesError(GlassesFault.PERMISSION, "no", retryable=False))
+    assert worst(await check_radio("tests.edge.fake_bleak:doctor")) == 77
+    made.hooks["scan"] = raising(OSError("no"))
+    assert worst(await check_radio("tests.edge.fake_bleak:doctor")) == 69
+    assert worst(await check_radio("nonsense")) == 78
+
+
+def jwt(**claims: float) -> str:
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"h.{body}.s"
+
+
+@pytest.mark.parametrize(
+    ("token", "level"),
+    [
+        ("", Level.ERROR),
+        ("opaque", Level.OK),
+        (jwt(exp=1.0), Level.ERROR),
+        (jwt(exp=time.time() + 3600), Level.WARNING),
+        (jwt(exp=time.time() + 1e6), Level.OK),
+        (jwt(), Level.OK),
+        ("a.!!!.c", Level.OK),
+    ],
+)
+def test_a_token_is_judged_without_being_shown(tmp_path: Path, token: str, level: Level) -> None:
+    file = tmp_path / "token"
+    file.write_text(token)
+    file.chmod(0o600)
+    (finding,) = check_token(Wearer.model_validate({"token_file": file}))
+    assert finding.level is level
+    assert not token or token not in f"{finding}"
+
+
+def test_a_token_that_others_can_read_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("x")
+    file.chmod(0o644)
+    (finding,) = check_token(Wearer.model_validate({"token_file": file}))
+    assert finding.fix == f"chmod 600 {file}"
+
+
+@pytest.mark.parametrize(("status", "level"), [(401, Level.OK), (404, Level.ERROR), (502, Level.ERROR)])
+async def test_the_cloud_is_tried_without_disturbing_a_running_edge(status: int, level: Level) -> None:
+    tokens: list[str | None] = []
+
+    def answer(connection: ServerConnection, request: Request) -> Response:
+        if request.path == "/health":
+            return connection.respond(HTTPStatus.OK, "ok")
+        tokens.append(request.headers.get("Authorization"))
+        return connection.respond(HTTPStatus(status), "no")
+
+    async def never(_: ServerConnection) -> None:
+        raise AssertionError
+
+    async with serve(never, "127.0.0.1", 0, process_request=answer) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        findings = await check_cloud(
+            Wearer.model_validate({"cloud": f"ws://127.0.0.1:{port}", "token": "tok"})
+        )
+    assert findings[0].level is Level.OK
+    assert findings[1].level is level
+    assert tokens == [None], "our own connection is not replaced by the doctor's"
+
+
+async def test_a_cloud_that_is_away_is_exit_69() -> None:
+    findings = await check_cloud(Wearer.model_validate({"cloud": "ws://127.0.0.1:1"}))
+    assert worst(findings) == 69
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worst(check_data_dir(tmp_path / "new" / "below")) == 0
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert worst(check_data_dir(tmp_path)) == 77
+
+
+async def test_the_whole_examination_ends_and_orders_its_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SCAN_SECONDS", 0.05)
+    fake_bleak.SCRIPTS["whole"] = Script()
+    config = EdgeConfig.load(
+        None, {"data_dir": str(tmp_path), "radio": "tests.edge.fake_bleak:whole", "cloud": "ws://127.0.0.1:1"}
+    )
+    async with asyncio.timeout(20):
+        findings = await doctor.examine(config, rfkill=tmp_path)
+    assert [f.what for f in findings][:2] == ["state directory", "Bluetooth adapter"]
+    assert worst(findings) in (69, 78)

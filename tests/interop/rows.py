@@ -297,6 +297,36 @@ class Rows:
             assert len(live.seen("onSession")) == 1
             assert not live.seen("onStop")
 
+    @pytest.mark.failure("CON-16")
+    async def test_row_09_what_happened_meanwhile_is_delivered_after_the_reconnect(
+        self, world: World
+    ) -> None:
+        async with world.live("session.events.onButtonPress(d => emit('button', d))") as live:
+            await live.subscribed("button_press")
+            await live.run("session.ws.terminate()")
+            pressed = [f"press {n}" for n in range(5)]
+            for name in pressed:
+                await live.phone.send("button_press", buttonId=name, pressType="short")
+                await asyncio.sleep(0.1)
+
+            def felt() -> list[str]:
+                return [r.data["buttonId"] for r in live.seen("button")]
+
+            await until(lambda: set(pressed) <= set(felt()), "all presses")
+            assert list(dict.fromkeys(felt())) == pressed  # in order; twice only where the loss cut the proof
+            assert len(live.seen("onSession")) == 1
+
+    @pytest.mark.failure("CON-07")
+    async def test_a_burst_arrives_whole_and_in_order(self, world: World) -> None:
+        code = "session.events.onTranscription(d => { if (d.isFinal) emit('final', d.text) })"
+        async with world.live(code) as live:
+            await live.subscribed("transcription:en-US")
+            words = [f"word {n}" for n in range(300)]
+            for word in words:
+                world.cloud.hub.say(live.user, word, "en-US")
+            await until(lambda: len(live.seen("final")) >= len(words), "300 finals")
+            assert [r.data for r in live.seen("final")] == words
+
     @pytest.mark.failure("APP-01")
     async def test_row_10_a_stopped_app_ends_once_and_stays_stopped(self, world: World) -> None:
         async with world.live() as live:

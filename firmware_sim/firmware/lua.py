@@ -5,8 +5,8 @@ Rules of this file:
 - Pure. A running chunk is a Python generator: it yields `None` after every loop turn and call, and `Sleep` when it
   wants to rest, so that whoever drives it owns the time and can throw an error in ("break signal").
 - Strings are bytes. Integers are 64 bits and wrap.
-- Left out, because no program for glasses needs it: goto, metatables other than `__index`, coroutines, integer `for`
-  loops over 2^53. What is missing fails like any nil value.
+- Left out, because no program for glasses needs it: goto, metatables other than `__index`, coroutines, hexadecimal
+  floats. What is missing fails like any nil value.
 - Bounded as the device is: string and table sizes, call depth, nesting of the source. Beyond them a Lua error comes,
   never a Python one.
 

@@ -7,7 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 ONCE ?=
 ARGS ?=
 
-.PHONY: help setup demo test lint types interop interop-setup failures browser latency docs
+.PHONY: help setup demo test lint types interop interop-setup failures simulate browser latency docs
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ interop-setup: setup
 
 failures: setup ## which entries of the failure catalogue a test holds
 	@$(BIN)/python -m tests.support.failures_report $(ARGS)
+
+simulate: setup ## many simulated worlds: SEEDS=500, JOBS=2; a failing seed is shrunk and says how to repeat it
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),500) --jobs $(or $(JOBS),1) $(ARGS)
 
 browser: setup ## the pages in Chromium; writes docs/img/
 	@$(BIN)/pytest -q tests/browser $(ARGS)

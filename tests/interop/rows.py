@@ -11,6 +11,7 @@ import base64
 import math
 import struct
 import time
+from typing import Any
 
 import httpx
 import lc3
@@ -239,10 +240,7 @@ class Rows:
             for kind, call in calls.items():
                 since = live.phone.mark()
                 await live.run(call)
-                shown = await live.phone.next(
-                    "display_event", since=since, where=lambda m, k=kind: m["layout"]["layoutType"] == k
-                )
-                assert shown["view"] == "main"
+                assert (await live.phone.shows(f'"layoutType": "{kind}"', since=since))["view"] == "main"
 
     async def test_row_07_a_duration_ends_with_a_clear(self, world: World) -> None:
         async with world.live() as live:
@@ -456,7 +454,7 @@ class Rows:
             )
             assert await live.run("return await session.simpleStorage.get('k1')") == "v1"
 
-            async def stored() -> bool:
+            async def stored() -> Any:
                 return await world.cloud.store.storage_all(live.user, PACKAGE) == {
                     "k1": "v1",
                     "k2": "v2",
@@ -710,7 +708,7 @@ class Rows:
     async def test_row_24_a_bad_token_is_refused_at_the_door(self, world: World) -> None:
         for token, words in (("", "No core token provided"), ("forged.token.here", "Invalid core token")):
             for generation in ("A", "C"):
-                phone = FakePhone(world.url, "nobody@inter-op.example", token, generation)  # type: ignore[arg-type]
+                phone = FakePhone(world.url, "nobody@inter-op.example", token, generation)
                 try:
                     with pytest.raises(InvalidStatus) as caught:
                         await phone.connect()

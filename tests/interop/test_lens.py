@@ -87,7 +87,7 @@ async def test_an_sdk_app_writes_on_both_lenses_hears_and_feels_the_wearer(chain
 
     await app.run("session.layouts.showTextWall('Hello from the SDK')", chain.sid)
 
-    async def lit() -> bool:
+    async def lit() -> Any:
         return {"Hello from the SDK"} == {text.strip() for text in (await chain.texts()).values()}
 
     await until(lit, "the text on both lenses", 8)
@@ -115,7 +115,7 @@ async def test_an_sdk_app_writes_on_both_lenses_hears_and_feels_the_wearer(chain
     await asyncio.sleep(1.0)
     assert len(app.seen("onStop", mark)) == 1
 
-    async def dark() -> bool:
+    async def dark() -> Any:
         return "Hello from the SDK" not in "".join((await chain.texts()).values())
 
     await until(dark, "the lens cleared of the stopped app", 8)

@@ -46,6 +46,11 @@ class Pair:
         return sid
 
 
+def heard(app: SdkApp, session: str) -> bytes:
+    """All audio that one session was given."""
+    return b"".join(base64.b64decode(r.data["arrayBuffer"]["bytes"]) for r in app.seen("audio", 0, session))
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
     world = World("2.1.29", Path(tmp_path_factory.mktemp("cloud")))
@@ -79,14 +84,7 @@ async def test_both_hear_everything_each_by_its_own_subscription(pair: Pair) -> 
         await pair.other.event("text", session=sid, where=lambda d: d["text"] == "to both" and d["isFinal"])
         await live.phone.say(tone(0.2))
         for app, session in ((live.app, live.sid), (pair.other, sid)):
-
-            def heard(app: SdkApp = app, session: str = session) -> bytes:
-                return b"".join(
-                    base64.b64decode(r.data["arrayBuffer"]["bytes"]) for r in app.seen("audio", 0, session)
-                )
-
-            await until(lambda h=heard: len(h()) >= len(tone(0.2)), "audio at both")
-            assert heard() == tone(0.2)
+            await until(lambda a=app, s=session: heard(a, s) == tone(0.2), "the same audio at both")  # type: ignore[misc]
         # The microphone stays on while one of them needs it.
         since = live.phone.mark()
         await live.phone.stop_app(PACKAGE)

@@ -9,7 +9,6 @@ import pytest
 from wire.codec import validate
 from wire.errors import ProtocolError
 from wire.messages import ALL, APP_TO_CLOUD, CLOUD_TO_GLASSES, GLASSES_TO_CLOUD, iso
-from wire.messages import app_to_cloud as app
 from wire.messages import cloud_to_glasses as phone
 from wire.messages import glasses_to_cloud as glasses
 from wire.messages.webhooks import settings_body, tool_body
@@ -134,7 +133,9 @@ def test_an_output_stream_id_has_the_length_that_prefixes_its_binary_frames() ->
 
 
 def test_what_phones_need_is_present_in_what_we_send() -> None:
-    show = phone.DisplayEvent(package_name="p", view="main", layout={"layoutType": "clear_view"})
+    show = phone.DisplayEvent(
+        package_name="p", view="main", layout={"layoutType": "clear_view"}, display_id=None
+    )
     assert show.to_wire() == {
         "type": "display_event",
         "packageName": "p",
@@ -176,5 +177,6 @@ def test_bodies_of_the_other_webhooks() -> None:
         "toolId": "add", "toolParameters": {"a": 1}, "timestamp": "T", "userId": "u",
     }  # fmt: skip
     assert (
-        app.AudioPlay(request_id="r", audio_url="https://h/a.mp3").to_wire()["audioUrl"] == "https://h/a.mp3"
+        from_app("audio_play_request", requestId="r", audioUrl="https://h/a.mp3").to_wire()["audioUrl"]
+        == "https://h/a.mp3"
     )

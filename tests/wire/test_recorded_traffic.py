@@ -64,12 +64,15 @@ _SID = "user@example.com-com.example.app"
 READ: list[tuple[said.CloudToApp, set[str]]] = [
     (
         said.TpaConnectionAck(
-            session_id=_SID, settings=[{"key": "lang", "value": "de"}], mentraos_settings={"brightness": 50}
+            session_id=_SID, settings=[{"key": "lang", "value": "de"}], mentraosSettings={"brightness": 50}
         ),
         {"settings", "mentraosSettings", "augmentosSettings", "capabilities"},
     ),
     (said.TpaConnectionError(code="INVALID_API_KEY", message="Invalid API key"), {"code", "message"}),
-    (said.DataStream(session_id=_SID, stream_type="VAD", data={"status": True}), {"streamType", "data"}),
+    (
+        said.DataStream(session_id=_SID, stream_type="VAD", data={"status": True}, replayed=None),
+        {"streamType", "data"},
+    ),
     (said.AppStopped(reason="user_disabled"), {"reason"}),
     (said.AppSettingsUpdate(package_name="p", session_id=_SID, settings=[]), {"settings"}),
     (said.AugmentosSettingsUpdate(session_id=_SID, settings={"brightness": 1}), {"settings"}),
@@ -145,8 +148,8 @@ def test_the_webhook_carries_both_address_members() -> None:
     sent = SessionRequest(
         session_id=_SID,
         user_id="u",
-        mentra_os_websocket_url="ws://h/app-ws",
-        augment_os_websocket_url="ws://h/app-ws",
+        mentraOSWebsocketUrl="ws://h/app-ws",
+        augmentOSWebsocketUrl="ws://h/app-ws",
     ).to_wire()
     assert sent["mentraOSWebsocketUrl"] == sent["augmentOSWebsocketUrl"] == "ws://h/app-ws"
     assert (

@@ -48,7 +48,9 @@ def test_models_are_redacted_like_the_objects_they_are() -> None:
     ).decode()
     assert "very-secret" not in text
     assert "connection_init" in text
-    secret = redact(TpaConnectionInit(package_name="p", api_key="key-in-clear"))
+    secret = redact(
+        TpaConnectionInit(package_name="p", api_key="key-in-clear", session_id=None, sdk_version=None)
+    )
     assert secret["api_key"] == "<str 12>"
     assert secret["package_name"] == "p"
 

@@ -1,17 +1,23 @@
 /* The load: glasses and apps that speak the MentraOS wire to any server under test, counting what arrives.
  *
- * Rules: one thread, epoll, pinned beside the server by the caller. It says what it cost itself (CPU and idle share), so
- * that a reader can see whether it was the limit. With --webhook it also is the app server: a POST opens the app's socket,
- * as a real app does. Traffic goes to 127.0.0.1 only and stops by itself after --seconds.
+ * Rules: one thread, epoll, pinned beside the server by the caller. It says what CPU time it took itself, so that a
+ * reader can see whether it was the limit. With --webhook it also is the app server: a POST opens the app's socket, as a
+ * real app does. Traffic goes to 127.0.0.1 only, and only while a command runs.
  *
- *   loadgen --port P --mode fanout|audio|reverse|echo|paced|idle|accept --sessions S --apps A --size B --seconds T
- *           [--window W] [--rate R] [--tokens FILE] [--key K] [--webhook PORT] [--warm SECONDS]
+ *   loadgen --port P --mode fanout|audio|reverse|echo|paced|probe|idle|sockets|accept --sessions S --apps A --size B
+ *           [--window W] [--rate R] [--tokens FILE] [--first N] [--key K] [--webhook PORT] [--pid SERVER]
  *
- * Prints JSON lines on stdout: {"event":"ready"}, {"event":"go"}, {"event":"done",...}. With --hold it waits on stdin
- * for a line before it leaves (memory is read while the connections stand).
+ * Prints {"event":"ready"} when all connections stand, then obeys lines on stdin, answering each with one JSON line:
+ *   run SECONDS     load for that time after a short warm-up; counts, latency, CPU seconds of itself and of --pid
+ *   storm SECONDS   cut every connection at once and bring all of them back spread over that time
+ *   quit            (or the end of stdin) leave
+ * `paced` sends R events a second whatever comes back; `probe` R pings a second, one at a time per session; both give
+ * latencies. --first: the first user of the token file that is ours.
+ * `sockets` opens S bare app sockets that have not said who they are; `accept` connects and leaves while it runs.
  */
 #include "ws.h"
 
+#include <dirent.h>
 #include <signal.h>
 
 enum kind { GLASSES, APP, WEBHOOK_LISTENER, WEBHOOK };
@@ -23,15 +29,16 @@ typedef struct conn {
     enum phase phase;
     int session, app;
     int writable_armed;
+    int back; /* reopened in the present storm */
     buffer in, out;
 } conn;
 
 static struct {
-    int port, sessions, apps, window, webhook, hold;
+    int port, sessions, apps, window, webhook, pid, first;
     size_t size;
-    double seconds, warm, rate;
+    double rate;
     const char *mode, *tokens, *key;
-} opt = {.sessions = 1, .apps = 1, .window = 8, .size = 200, .seconds = 5, .warm = 1, .rate = 1000, .mode = "fanout",
+} opt = {.sessions = 1, .apps = 1, .window = 8, .size = 200, .rate = 1000, .mode = "fanout",
          .key = "bench-key"};
 
 static int ep;
@@ -39,10 +46,12 @@ static conn **glasses, **apps;
 static char **users, **tokens;
 static long ready_glasses, ready_apps, opening;
 static unsigned long long delivered, sent, bytes_in, failures;
+static double *probe_sent; /* when the open ping of a session went out; 0 = none */
 static unsigned long long *session_sent, *session_delivered;
 static char *event_frame;
 static size_t event_frame_size, event_payload_size;
 static int measuring;
+static unsigned long long webhooks;
 
 static double *latencies;
 static size_t latency_count, latency_room;
@@ -51,6 +60,28 @@ static void die(const char *what)
 {
     fprintf(stderr, "loadgen: %s: %s\n", what, strerror(errno));
     exit(1);
+}
+
+/* CPU seconds of all threads of the server, from the scheduler's own count in nanoseconds. */
+static double server_cpu(void)
+{
+    char path[64];
+    double total = 0;
+    snprintf(path, sizeof path, "/proc/%d/task", opt.pid);
+    DIR *d = opt.pid ? opendir(path) : NULL;
+    if (!d) return 0;
+    struct dirent *e;
+    while ((e = readdir(d))) {
+        char file[400];
+        unsigned long long ns;
+        snprintf(file, sizeof file, "/proc/%d/task/%s/schedstat", opt.pid, e->d_name);
+        FILE *f = e->d_name[0] == '.' ? NULL : fopen(file, "r");
+        if (!f) continue;
+        if (fscanf(f, "%llu", &ns) == 1) total += (double)ns * 1e-9;
+        fclose(f);
+    }
+    closedir(d);
+    return total;
 }
 
 static void arm(conn *c, int writable)
@@ -166,14 +197,18 @@ static void on_message(conn *c, int op, char *p, size_t n)
             counts = memmem(p, look, "display_event", 13) != NULL || memmem(p, look, "\"pong\"", 6) != NULL;
         if (!counts) return;
         session_delivered[c->session]++;
+        int probing = probe_sent[c->session] > 0;
         if (measuring) {
             delivered++;
             bytes_in += n;
             if (!strcmp(opt.mode, "paced")) {
                 char *at = memmem(p, n, "@@", 2);
                 if (at) add_latency(now_s() - strtod(at + 2, NULL));
+            } else if (probe_sent[c->session] > 0) {
+                add_latency(now_s() - probe_sent[c->session]);
             }
         }
+        if (probing) probe_sent[c->session] = 0;
         return;
     }
     if (c->phase != GREETING || op != OP_TEXT) return;
@@ -182,7 +217,7 @@ static void on_message(conn *c, int op, char *p, size_t n)
         c->phase = READY;
         opening--;
         ready_glasses++;
-        if (opt.webhook)
+        if (opt.webhook && !c->back)
             for (int a = 0; a < opt.apps; a++) {
                 char text[256];
                 snprintf(text, sizeof text, "{\"type\":\"start_app\",\"packageName\":\"com.bench.a%d\"}", a);
@@ -214,7 +249,14 @@ static void on_upgrade(conn *c)
     }
     c->in.start += (size_t)(end - p) + 4;
     c->phase = GREETING;
-    if (c->kind == APP) greet_app(c);
+    if (c->kind != APP) return;
+    if (!strcmp(opt.mode, "sockets")) {
+        c->phase = READY;
+        opening--;
+        ready_apps++;
+    } else {
+        greet_app(c);
+    }
 }
 
 static void on_webhook(conn *c)
@@ -234,10 +276,13 @@ static void on_webhook(conn *c)
         text[keep] = 0;
         c->in.start += head + body;
         if (strstr(text, "session_request")) {
-            int session = by_bench_name(text, "\"userId\":\"bench");
+            webhooks++;
+            int session = by_bench_name(text, "\"userId\":\"bench") - opt.first;
             int app = by_bench_name(text, "-com.bench.a");
-            if (session >= 0 && session < opt.sessions && app >= 0 && app < opt.apps)
-                apps[session * opt.apps + app] = open_socket(APP, session, app);
+            if (session >= 0 && session < opt.sessions && app >= 0 && app < opt.apps) {
+                conn **at = &apps[session * opt.apps + app];
+                if (!*at || (*at)->phase == CLOSED) *at = open_socket(APP, session, app);
+            }
         }
         static const char reply[] = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n"
                                     "{\"status\":\"success\"}";
@@ -324,14 +369,15 @@ static void make_event(void)
         n = opt.size;
         for (size_t i = 0; i < n; i++) payload[i] = (char)(i * 7);
     } else if (!strcmp(opt.mode, "reverse")) {
+        /* forceDisplay: the product throttles a view to 3/s otherwise; with it every update is promised to arrive. */
         static const char head[] = "{\"type\":\"display_event\",\"sessionId\":\"\",\"packageName\":\"com.bench.a0\",\"view\":"
-                                   "\"dashboard\",\"layout\":{\"layoutType\":\"text_wall\",\"text\":\"";
+                                   "\"dashboard\",\"forceDisplay\":true,\"layout\":{\"layoutType\":\"text_wall\",\"text\":\"";
         n = sizeof head - 1;
         memcpy(payload, head, n);
         while (n + 3 < opt.size) payload[n++] = 'x';
         memcpy(payload + n, "\"}}", 3);
         n += 3;
-    } else if (!strcmp(opt.mode, "echo")) {
+    } else if (!strcmp(opt.mode, "echo") || !strcmp(opt.mode, "probe")) {
         n = (size_t)sprintf(payload, "{\"type\":\"ping\"}");
     } else {
         /* The press type carries padding; "@@" and 20 characters are overwritten with the send time in paced mode. */
@@ -354,6 +400,10 @@ static void send_event(int session)
 {
     conn *c = !strcmp(opt.mode, "reverse") ? apps[session * opt.apps] : glasses[session];
     if (!c || c->phase != READY) return;
+    if (!strcmp(opt.mode, "probe")) {
+        if (probe_sent[session] > 0) return;
+        probe_sent[session] = now_s();
+    }
     if (!strcmp(opt.mode, "paced")) {
         buffer_reserve(&c->out, event_frame_size);
         char *at = c->out.data + c->out.end;
@@ -384,7 +434,7 @@ static void run_for(double seconds)
 {
     double end = now_s() + seconds;
     unsigned fan = !strcmp(opt.mode, "reverse") || !strcmp(opt.mode, "echo") ? 1u : (unsigned)opt.apps;
-    if (!strcmp(opt.mode, "paced")) {
+    if (!strcmp(opt.mode, "paced") || !strcmp(opt.mode, "probe")) {
         double next = now_s(), step = 1.0 / opt.rate;
         int turn = 0;
         while (now_s() < end) {
@@ -413,13 +463,14 @@ static void read_tokens(void)
     tokens = calloc((size_t)opt.sessions, sizeof *tokens);
     FILE *f = opt.tokens ? fopen(opt.tokens, "r") : NULL;
     if (opt.tokens && !f) die(opt.tokens);
-    for (int i = 0; i < opt.sessions; i++) {
+    for (int i = -opt.first; i < opt.sessions; i++) {
         char user[256], token[4096] = "none";
-        snprintf(user, sizeof user, "bench%d@example.com", i);
+        snprintf(user, sizeof user, "bench%d@example.com", i + opt.first);
         if (f && fscanf(f, "%255s %4095s", user, token) != 2) {
-            fprintf(stderr, "loadgen: %s has fewer than %d lines\n", opt.tokens, opt.sessions);
+            fprintf(stderr, "loadgen: %s has fewer than %d lines\n", opt.tokens, opt.first + opt.sessions);
             exit(2);
         }
+        if (i < 0) continue;
         users[i] = strdup(user);
         tokens[i] = strdup(token);
     }
@@ -453,22 +504,112 @@ static void listen_for_webhooks(void)
     epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
 }
 
+static void measure(double seconds)
+{
+    /* Reach the steady state again: connections stood idle while other servers had their turn. */
+    if (strcmp(opt.mode, "paced") != 0 && strcmp(opt.mode, "probe") != 0) run_for(0.1);
+    delivered = sent = bytes_in = 0;
+    latency_count = 0;
+    unsigned long long failed = failures;
+    measuring = 1;
+    double start = now_s(), cpu = cpu_s(), server = server_cpu();
+    run_for(seconds);
+    double wall = now_s() - start;
+    server = server_cpu() - server;
+    cpu = cpu_s() - cpu;
+    measuring = 0;
+    printf("{\"event\":\"done\",\"delivered\":%llu,\"sent\":%llu,\"bytes\":%llu,\"wall\":%.4f,\"generator_cpu\":%.5f,"
+           "\"server_cpu\":%.6f,\"failures\":%llu",
+           delivered, sent, bytes_in, wall, cpu, server, failures - failed);
+    if (latency_count) {
+        qsort(latencies, latency_count, sizeof *latencies, by_value);
+        printf(",\"latency_ms\":{\"p50\":%.4f,\"p99\":%.4f,\"max\":%.4f,\"n\":%zu}", latencies[latency_count / 2] * 1e3,
+               latencies[latency_count * 99 / 100] * 1e3, latencies[latency_count - 1] * 1e3, latency_count);
+    }
+    printf("}\n");
+}
+
+static void release(conn *c)
+{
+    free(c->in.data);
+    free(c->out.data);
+    free(c);
+}
+
+/* Connect, be acknowledged, leave, again: --window at a time, from the pool of users. */
+static void accept_for(double seconds)
+{
+    unsigned long long done = 0, failed = failures;
+    double start = now_s(), cpu = cpu_s(), server = server_cpu();
+    int next = 0;
+    while (now_s() < start + seconds) {
+        for (int i = 0; i < opt.sessions && opening < opt.window; i++, next++) {
+            int s = next % opt.sessions;
+            if (glasses[s] && glasses[s]->phase != CLOSED) continue;
+            if (glasses[s]) release(glasses[s]);
+            glasses[s] = open_socket(GLASSES, s, 0);
+        }
+        poll_once(5);
+        for (int s = 0; s < opt.sessions; s++)
+            if (glasses[s] && glasses[s]->phase == READY) {
+                done++;
+                shut(glasses[s]);
+                failures--;
+            }
+    }
+    printf("{\"event\":\"done\",\"delivered\":%llu,\"sent\":%llu,\"bytes\":0,\"wall\":%.4f,\"generator_cpu\":%.5f,"
+           "\"server_cpu\":%.6f,\"failures\":%llu}\n",
+           done, done, now_s() - start, cpu_s() - cpu, server_cpu() - server, failures - failed);
+}
+
+/* All peers lose their path at once and come back in random-looking order, evenly spread over `seconds`. */
+static void storm(double seconds)
+{
+    int per = 1 + opt.apps, total = opt.sessions * per;
+    for (int s = 0; s < opt.sessions; s++) {
+        shut(glasses[s]);
+        for (int a = 0; a < opt.apps; a++) shut(apps[s * opt.apps + a]);
+    }
+    failures -= (unsigned long long)total;
+    unsigned long long failed = failures, posted = webhooks;
+    double start = now_s(), server = server_cpu();
+    for (int i = 0; i < total; i++) {
+        while (now_s() < start + seconds * i / total) poll_once(0);
+        int which = (int)((unsigned long long)i * 2654435761u % (unsigned)total);
+        /* The multiplier is odd; with an even total a pair could repeat, so walk to the next one still closed. */
+        for (;; which = (which + 1) % total) {
+            conn **at = which % per ? &apps[which / per * opt.apps + which % per - 1] : &glasses[which / per];
+            if ((*at)->phase != CLOSED || (*at)->back) continue;
+            conn *old = *at;
+            *at = open_socket(which % per ? APP : GLASSES, which / per, which % per ? which % per - 1 : 0);
+            (*at)->back = 1;
+            release(old);
+            break;
+        }
+    }
+    double give_up = now_s() + 30;
+    while ((ready_glasses < opt.sessions || ready_apps < (long)opt.sessions * opt.apps) && now_s() < give_up) poll_once(5);
+    double took = now_s() - start;
+    for (int s = 0; s < opt.sessions; s++) {
+        glasses[s]->back = 0;
+        for (int a = 0; a < opt.apps; a++) apps[s * opt.apps + a]->back = 0;
+    }
+    printf("{\"event\":\"done\",\"back\":%ld,\"of\":%d,\"took\":%.3f,\"server_cpu\":%.4f,\"failures\":%llu,\"webhooks\":%llu}\n",
+           ready_glasses + ready_apps, total, took, server_cpu() - server, failures - failed, webhooks - posted);
+}
+
 int main(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
-        if (!strcmp(name, "--hold")) {
-            opt.hold = 1;
-            continue;
-        }
         i++;
         if (!strcmp(name, "--port")) opt.port = atoi(value);
         else if (!strcmp(name, "--mode")) opt.mode = value;
         else if (!strcmp(name, "--sessions")) opt.sessions = atoi(value);
         else if (!strcmp(name, "--apps")) opt.apps = atoi(value);
         else if (!strcmp(name, "--size")) opt.size = (size_t)atoi(value);
-        else if (!strcmp(name, "--seconds")) opt.seconds = atof(value);
-        else if (!strcmp(name, "--warm")) opt.warm = atof(value);
+        else if (!strcmp(name, "--first")) opt.first = atoi(value);
+        else if (!strcmp(name, "--pid")) opt.pid = atoi(value);
         else if (!strcmp(name, "--window")) opt.window = atoi(value);
         else if (!strcmp(name, "--rate")) opt.rate = atof(value);
         else if (!strcmp(name, "--tokens")) opt.tokens = value;
@@ -485,84 +626,54 @@ int main(int argc, char **argv)
     setrlimit(RLIMIT_NOFILE, &limit);
     signal(SIGPIPE, SIG_IGN);
     setvbuf(stdout, NULL, _IOLBF, 0);
+    double started = now_s();
     ep = epoll_create1(0);
     read_tokens();
     make_event();
+    probe_sent = calloc((size_t)opt.sessions, sizeof *probe_sent);
     glasses = calloc((size_t)opt.sessions, sizeof *glasses);
     apps = calloc((size_t)opt.sessions * (size_t)opt.apps + 1, sizeof *apps);
     session_sent = calloc((size_t)opt.sessions, sizeof *session_sent);
     session_delivered = calloc((size_t)opt.sessions, sizeof *session_delivered);
     if (opt.webhook) listen_for_webhooks();
 
-    if (!strcmp(opt.mode, "accept")) {
-        /* Connect, be acknowledged, close, again: --window at a time, from the pool of users. */
-        unsigned long long done = 0;
-        double start = now_s();
-        printf("{\"event\":\"ready\"}\n{\"event\":\"go\"}\n");
-        int next = 0;
-        while (now_s() < start + opt.seconds) {
-            for (int i = 0; i < opt.sessions && opening < opt.window; i++, next++) {
-                int s = next % opt.sessions;
-                if (glasses[s] && glasses[s]->phase != CLOSED) continue;
-                if (glasses[s]) {
-                    free(glasses[s]->in.data);
-                    free(glasses[s]->out.data);
-                    free(glasses[s]);
-                }
-                glasses[s] = open_socket(GLASSES, s, 0);
-            }
-            poll_once(5);
+    if (!strcmp(opt.mode, "sockets")) {
+        for (int s = 0; s < opt.sessions; s++) {
+            apps[s] = open_socket(APP, s, 0);
+            while (opening > 200) poll_once(20);
+        }
+        wait_until(&ready_apps, opt.sessions, 60, "sockets open");
+    } else if (strcmp(opt.mode, "accept") != 0) {
+        for (int s = 0; s < opt.sessions; s++) {
+            glasses[s] = open_socket(GLASSES, s, 0);
+            while (opening > 200) poll_once(20);
+        }
+        wait_until(&ready_glasses, opt.sessions, 60, "glasses acknowledged");
+        if (!opt.webhook)
             for (int s = 0; s < opt.sessions; s++)
-                if (glasses[s] && glasses[s]->phase == READY) {
-                    done++;
-                    shut(glasses[s]);
-                    failures--;
+                for (int a = 0; a < opt.apps; a++) {
+                    apps[s * opt.apps + a] = open_socket(APP, s, a);
+                    while (opening > 200) poll_once(20);
                 }
+        wait_until(&ready_apps, (long)opt.sessions * opt.apps, 120, "apps acknowledged");
+        double settle = now_s() + 0.3; /* the subscriptions that went out last */
+        while (now_s() < settle) poll_once(20);
+    }
+    printf("{\"event\":\"ready\",\"took\":%.3f,\"webhooks\":%llu}\n", now_s() - started, webhooks);
+    fcntl(0, F_SETFL, fcntl(0, F_GETFL) | O_NONBLOCK);
+    char line[256];
+    for (;;) {
+        ssize_t n = read(0, line, sizeof line - 1);
+        if (n < 0 && errno == EAGAIN) {
+            poll_once(5);
+            continue;
         }
-        double wall = now_s() - start;
-        printf("{\"event\":\"done\",\"mode\":\"accept\",\"delivered\":%llu,\"sent\":%llu,\"wall\":%.4f,\"generator_cpu\":%.4f,"
-               "\"failures\":%llu}\n", done, done, wall, cpu_s(), failures);
-        return 0;
+        if (n <= 0 || !strncmp(line, "quit", 4)) return 0;
+        line[n] = 0;
+        char *number = strchr(line, ' ');
+        double seconds = number ? atof(number) : 1;
+        if (!strncmp(line, "storm", 5)) storm(seconds);
+        else if (!strcmp(opt.mode, "accept")) accept_for(seconds);
+        else measure(seconds);
     }
-
-    for (int s = 0; s < opt.sessions; s++) {
-        glasses[s] = open_socket(GLASSES, s, 0);
-        while (opening > 200) poll_once(20);
-    }
-    wait_until(&ready_glasses, opt.sessions, 60, "glasses acknowledged");
-    if (!opt.webhook)
-        for (int s = 0; s < opt.sessions; s++)
-            for (int a = 0; a < opt.apps; a++) {
-                apps[s * opt.apps + a] = open_socket(APP, s, a);
-                while (opening > 200) poll_once(20);
-            }
-    wait_until(&ready_apps, (long)opt.sessions * opt.apps, 120, "apps acknowledged");
-    double settle = now_s() + 1.0;
-    while (now_s() < settle) poll_once(20);
-    printf("{\"event\":\"ready\"}\n");
-    if (strcmp(opt.mode, "idle") != 0) {
-        run_for(opt.warm);
-        printf("{\"event\":\"go\"}\n");
-        measuring = 1;
-        double start = now_s(), cpu = cpu_s();
-        run_for(opt.seconds);
-        double wall = now_s() - start;
-        measuring = 0;
-        cpu = cpu_s() - cpu;
-        printf("{\"event\":\"done\",\"mode\":\"%s\",\"delivered\":%llu,\"sent\":%llu,\"bytes\":%llu,\"wall\":%.4f,"
-               "\"generator_cpu\":%.4f,\"failures\":%llu",
-               opt.mode, delivered, sent, bytes_in, wall, cpu, failures);
-        if (latency_count) {
-            qsort(latencies, latency_count, sizeof *latencies, by_value);
-            printf(",\"latency_ms\":{\"p50\":%.4f,\"p99\":%.4f,\"max\":%.4f,\"n\":%zu}", latencies[latency_count / 2] * 1e3,
-                   latencies[latency_count * 99 / 100] * 1e3, latencies[latency_count - 1] * 1e3, latency_count);
-        }
-        printf("}\n");
-    }
-    if (opt.hold) {
-        fcntl(0, F_SETFL, fcntl(0, F_GETFL) | O_NONBLOCK);
-        char line[16];
-        while (read(0, line, sizeof line) < 0 && errno == EAGAIN) poll_once(20);
-    }
-    return 0;
 }

@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 EX_OK, EX_FAILED, EX_UNAVAILABLE, EX_PERMISSION, EX_CONFIG = 0, 1, 69, 77, 78
 
 RESTART_AFTER = 5.0  # s; failure catalogue EDG-02: a crashed part is back within 5 s
+REST_MAX = 1.0  # s to darken the lens at the end: two arms need 0.1
 STOP_MAX = 8.0  # s for everything to end; the contract with the service manager is 10
 #: An adapter may appear a moment after its service at boot, and the simulator's socket with it.
 RADIO_PATIENCE = 10.0
@@ -151,6 +152,8 @@ class Session:
         self._inputs: deque[Callable[[float], Sequence[NodeEffect]]] = deque()
         self._running = False
         self._stopped = False
+        self._resting = False
+        self._rested = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._outages: dict[str, float] = {}
         self.failed: asyncio.Future[None] = self._loop.create_future()
@@ -174,6 +177,11 @@ class Session:
     async def stop(self) -> None:
         """Let go of the glasses and the cloud. Bounded."""
         if not self._stopped and not self.failed.done():
+            self._resting = True
+            self._input("rest", lambda now: self.node.rest(now))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REST_MAX):
+                    await self._rested.wait()
             self._input("stop", lambda now: self.node.stop(now))
         self._stopped = True
         if self._timer is not None:
@@ -219,6 +227,8 @@ class Session:
             return
         finally:
             self._running = False
+        if self._resting and self.node.rested:
+            self._rested.set()
         self._arm_timer()
 
     def _arm_timer(self) -> None:

@@ -200,6 +200,12 @@ class Bridge:
         self._status_at = None
         return [*effects, self._post(self._status(), now)]
 
+    def rest(self, now: float) -> list[BridgeEffect]:
+        """The edge is about to stop: leave a dark lens behind, not somebody's last words."""
+        self._views.clear()
+        self._notice_shown = False
+        return self._show(now)
+
     def cloud_lost(self, now: float) -> list[BridgeEffect]:
         """The cloud is away."""
         if self.online or self._offline_since is None:

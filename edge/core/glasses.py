@@ -600,7 +600,12 @@ class Glasses:
                 self._forget(slot, arm)
             self._audio_next = None
             self._battery_at = now + self.profile.pace.battery
-            return [self._notice(Note.ARM_READY, arm, "")]
+            notices: list[GlassesEffect] = [self._notice(Note.ARM_READY, arm, "")]
+            mtu = self.arms[arm].writer.payload_max + 3
+            if mtu < self.profile.mtu:
+                words = f"this link carries an MTU of {mtu}, sound and pictures need {self.profile.mtu}"
+                notices.append(self._notice(Note.WARNING, arm, words))
+            return notices
         if state in (ArmState.BACKOFF, ArmState.GIVEN_UP, ArmState.IDLE):
             for slot in self._slots.values():
                 self._forget(slot, arm)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from edge.core.arm import Connect, Disconnect, Write
+from edge.core.arm import ArmState, Connect, Disconnect, Write
 from edge.core.bridge import Bridge, BridgeEffect, BridgeTiming, Post, Upload
 from edge.core.glasses import (
     Decode,
@@ -143,6 +143,16 @@ class Node:
         effects = self._bridge(self.bridge.start(now), now)
         effects += self._glasses(self.glasses.start(now), now)
         return effects + self._uplink(self.uplink.start(now), now)
+
+    def rest(self, now: float) -> list[NodeEffect]:
+        """Blank the lens before `stop`; `rested` says when that is done."""
+        return self._bridge(self.bridge.rest(now), now)
+
+    @property
+    def rested(self) -> bool:
+        """Whether every arm that answers has taken the newest screen."""
+        arms = (arm for arm, link in self.glasses.arms.items() if link.state is ArmState.READY)
+        return all(self.glasses.shown_on(arm) == self.glasses.display_version for arm in arms)
 
     def stop(self, now: float) -> list[NodeEffect]:
         """Let go of both, in order."""

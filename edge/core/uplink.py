@@ -8,13 +8,14 @@ is asked about, and then believed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
 from wire.backoff import Backoff, BackoffPolicy
 from wire.errors import TERMINAL_CLOSES, InvalidTransition
+from wire.liveness import EDGE, Dead, Liveness, LivenessEffect, LivenessPolicy
 
 
 class UplinkState(Enum):
@@ -45,11 +46,7 @@ class UplinkTiming:
     dial: float = 15.0
     #: The cloud acknowledges at open, before it does anything else; a slow mobile network gets this long for it.
     greet: float = 5.0
-    #: A dead link is noticed within 10 s (failure catalogue LIV-02): two questions, then the end at 9.
-    quiet: float = 3.0
-    dead: float = 9.0
-    #: Proxies count idleness per direction (LIV-01): say something at least this often, whatever comes in.
-    speak: float = 10.0
+    liveness: LivenessPolicy = EDGE
     backoff: BackoffPolicy = field(default_factory=BackoffPolicy)
     #: Failure catalogue CON-13: an attempt counts as a success after half a minute.
     healthy: float = 30.0
@@ -57,8 +54,6 @@ class UplinkTiming:
     refused: float = 300.0
     #: Longest wait that a server may ask for with Retry-After.
     retry_after_max: float = 300.0
-    #: After a sleep of the process: one question, this long for the answer.
-    wake: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +120,7 @@ class Uplink:
         self._jitter = jitter
         self._backoff = Backoff(timing.backoff)
         self._wait_until: float | None = None
-        self._heard = 0.0
-        self._spoke = 0.0
-        self._probed = 0.0
+        self._liveness: Liveness | None = None  # of the current connection
 
     # ---------------------------------------------------------------------------------------------------- inputs
 
@@ -157,7 +150,7 @@ class Uplink:
         """The upgrade succeeded."""
         if self._stale(conn_id, _U.DIALING):
             return [Hangup(conn_id, 1000, "superseded")]
-        self._heard = self._spoke = now
+        self._liveness = Liveness(conn_id, self.timing.liveness, now)
         self._move(_U.GREETING, now)
         return [Greet(conn_id)]
 
@@ -203,21 +196,22 @@ class Uplink:
         """A frame came in. False if it belongs to a connection that no longer counts."""
         if self._stale(conn_id, _U.GREETING, _U.ONLINE):
             return False
-        self._heard = now
+        if self._liveness is not None:
+            self._liveness.received(now)
         return True
 
     def spoke(self, now: float) -> None:
         """A data frame went out."""
-        self._spoke = now
+        if self._liveness is not None:
+            self._liveness.sent(now)
 
     def woke(self, now: float) -> list[UplinkEffect]:
         """The process slept: ask once and wait a moment before believing the silence; or redial at once."""
         if self.state is _U.BACKOFF:
             return self._dial(now)
-        if self.state is not _U.ONLINE:
+        if self.state is not _U.ONLINE or self._liveness is None:
             return []
-        self._heard = now - self.timing.dead + self.timing.wake
-        return self._probe(now)
+        return self._alive(self._liveness.woke(now), now)
 
     @property
     def deadline(self) -> float | None:
@@ -229,7 +223,7 @@ class Uplink:
             case _U.BACKOFF:
                 return self._wait_until
             case _U.ONLINE:
-                return min(self._heard + self.timing.dead, self._probe_at())
+                return None if self._liveness is None else self._liveness.deadline
             case _:
                 return None
 
@@ -245,19 +239,16 @@ class Uplink:
             case _U.GREETING:
                 return [*self._end(1000, "timeout"), *self._fall("the cloud did not acknowledge", now)]
             case _:
-                if now >= self._heard + self.timing.dead:
-                    return [*self._end(1001, "silent"), *self._fall("the cloud fell silent", now)]
-                return self._probe(now)
+                assert self._liveness is not None
+                return self._alive(self._liveness.handle_deadline(now), now)
 
     # --------------------------------------------------------------------------------------------------- insides
 
-    def _probe_at(self) -> float:
-        # One question per quiet period of inbound, and one per `speak` of outbound silence.
-        return min(max(self._heard, self._probed) + self.timing.quiet, self._spoke + self.timing.speak)
-
-    def _probe(self, now: float) -> list[UplinkEffect]:
-        self._probed = self._spoke = now
-        return [Probe(self.conn_id)]
+    def _alive(self, effects: Sequence[LivenessEffect], now: float) -> list[UplinkEffect]:
+        """A question and a sign of life are the same to the cloud: one ping."""
+        if any(isinstance(effect, Dead) for effect in effects):
+            return [*self._end(1001, "silent"), *self._fall("the cloud fell silent", now)]
+        return [Probe(self.conn_id)] if effects else []
 
     def _stale(self, conn_id: int, *states: UplinkState) -> bool:
         if conn_id == self.conn_id and self.state in states:

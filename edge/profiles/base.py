@@ -449,7 +449,7 @@ class Pace:
     """How often a model wants to hear from us. Seconds."""
 
     heartbeat: float | None = 8.0  # None: the model needs none
-    heartbeat_timeout: float = 1.5
+    heartbeat_timeout: float = 1.5  # what the driver's heartbeat allows for its answer
     mic_beat: float | None = None  # repeat "microphone on" this often
     battery: float = 80.0  # ask for the battery this often
     page: float = 8.0  # a text of several pages turns by itself after this time

@@ -162,7 +162,13 @@ class G1Driver(Driver):
     def heartbeat(self, arm: Arm) -> Command:
         def encode(_: int) -> Sequence[Packet]:
             seq = self._next(arm, 0x25, 255)
-            return (Packet(bytes((0x25, 0x06, 0x00, seq, 0x04, seq)), reply=(0x25,), timeout=1.5),)
+            return (
+                Packet(
+                    bytes((0x25, 0x06, 0x00, seq, 0x04, seq)),
+                    reply=(0x25,),
+                    timeout=G1.pace.heartbeat_timeout,
+                ),
+            )
 
         return Command("heartbeat", encode, lane=Lane.HEARTBEAT, tries=1)
 
@@ -449,7 +455,7 @@ def _pages(layout: Layout) -> list[list[str]]:
             lines = text.wrap("\n".join(part for part in parts if part), FONT)
         case _:
             lines = []
-    return text.paginate(lines, LINES)
+    return text.paginate(lines, FONT.max_lines)
 
 
 def _page(layout: Layout, page: int) -> tuple[str, int, int]:
@@ -476,7 +482,7 @@ class G1(Profile):
     gatt = UART
     pace = Pace(heartbeat=8.0, heartbeat_timeout=1.5, mic_beat=1800.0, battery=80.0)
     audio = AudioFormat(frame_bytes=AUDIO_FRAME)
-    mtu = 251
+    mtu = 205  # a sound packet is 202 bytes; pictures need 203
     bonds = True
     taps_are_buttons = True
     capabilities = {

@@ -288,6 +288,15 @@ def test_in_the_closed_case_the_screen_rests_and_comes_back_outside() -> None:
     assert shows(world) == ("nobody looks", "nobody looks")
 
 
+def test_a_link_too_small_for_sound_and_pictures_is_told() -> None:
+    world = World()
+    world.arms[L].payload = 20
+    world.start().run(5)
+    (told,) = [n for n in world.notices if n.note is Note.WARNING]
+    assert told.about == "left"
+    assert "205" in told.detail
+
+
 def test_what_the_model_cannot_show_is_told_once() -> None:
     from edge.profiles.base import Picture
 

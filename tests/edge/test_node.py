@@ -345,6 +345,18 @@ def test_random_world_always_comes_back_to_the_newest_text_on_both_arms(data: st
     assert [fake.shows for fake in world.arms.values()] == ["the end", "the end"]
 
 
+def test_rest_leaves_a_dark_lens_behind() -> None:
+    world = ready()
+    world.show("private words")
+    world.run(1)
+    assert world.node.rested
+    world.do(world.node.rest(world.now))
+    assert not world.node.rested
+    world.run(1)
+    assert world.node.rested
+    assert [fake.shows for fake in world.arms.values()] == [" ", " "]
+
+
 def test_stop_lets_go_of_everything() -> None:
     world = ready()
     world.do(world.node.stop(world.now))

@@ -374,3 +374,16 @@ async def test_a_second_daemon_on_the_same_data_is_exit_78(tmp_path: Path) -> No
         assert second.returncode == 78
         assert b"Traceback" not in log
         second._transport.close()  # type: ignore[attr-defined]
+
+
+async def test_a_stopped_daemon_leaves_a_dark_lens_behind(tmp_path: Path) -> None:
+    async with simulator_process(tmp_path, "--model", "g1") as sim, cloud() as upstream:
+        async with edge_process(
+            tmp_path, cloud=upstream.url, radio=f"bumble:{sim.hci}", glasses="g1"
+        ) as edge:
+            await edge.until_ready()
+            r = Rig(sim, upstream, edge, tmp_path)
+            await upstream.show("private words")
+            await r.until_shown("private words")
+        for side in ("left", "right"):
+            assert (await r.lens(side)).strip() == ""

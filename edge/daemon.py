@@ -499,7 +499,7 @@ class Daemon:
             self._sessions[index] = session
             session.start()
             try:
-                await session.failed
+                await asyncio.shield(session.failed)  # else our own cancellation would end it
             except Exception as error:
                 self.restarts += 1
                 logger.exception(

@@ -1001,7 +1001,7 @@ class Glasses:
         slot = self._slots.get(Show)
         return slot.has.get(arm, 0) if slot is not None else 0
 
-    def status(self) -> dict[str, Any]:
+    def status(self, now: float) -> dict[str, Any]:
         """Everything a status page says, without contents of the screen."""
         return {
             "model": self.profile.model,
@@ -1033,6 +1033,8 @@ class Glasses:
                     "display_version": self.shown_on(arm),
                     "written_bytes": link.writer.written_bytes,
                     "written_packets": link.writer.written_packets,
+                    "bytes_per_minute": round(link.writer.bytes_rate.at(now)),
+                    "writes_per_minute": round(link.writer.packets_rate.at(now), 1),
                     "retries": link.writer.retries,
                 }
                 for arm, link in self.arms.items()

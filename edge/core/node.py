@@ -369,7 +369,7 @@ class Node:
         """What `glassbridge edge status` shows. No contents, no token."""
         last = self.bridge.last_display
         return {
-            "glasses": self.glasses.status(),
+            "glasses": self.glasses.status(now),
             "cloud": {
                 "state": self.uplink.state.value,
                 "reason": self.uplink.reason or None,

@@ -7,6 +7,7 @@ has a deadline; every queue has a bound. A bulk command that has not begun is re
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -85,6 +86,23 @@ class Broken:
 WriterEffect: TypeAlias = PutOnAir | Done | Broken
 
 
+class PerMinute:
+    """How much there was in about the last minute, without a history: older amounts fade with e^(-t/60 s)."""
+
+    __slots__ = ("_amount", "_at")
+
+    def __init__(self) -> None:
+        self._amount = 0.0
+        self._at = 0.0
+
+    def add(self, amount: float, now: float) -> None:
+        self._amount = self.at(now) + amount
+        self._at = now
+
+    def at(self, now: float) -> float:
+        return self._amount * math.exp(-(now - self._at) / 60.0) if now > self._at else self._amount
+
+
 @dataclass(slots=True)
 class _Progress:
     """One command on its way."""
@@ -112,6 +130,8 @@ class Writer:
         self.ack_time: float | None = None
         self.written_bytes = 0
         self.written_packets = 0
+        self.bytes_rate = PerMinute()
+        self.packets_rate = PerMinute()
         self.retries = 0
         self.stray_replies = 0
         self._open = False
@@ -180,6 +200,8 @@ class Writer:
         packet = progress.packets[progress.index]
         self.written_packets += 1
         self.written_bytes += len(packet.data)
+        self.packets_rate.add(1, now)
+        self.bytes_rate.add(len(packet.data), now)
         if progress.awaiting is not None:
             progress.deadline = now + packet.timeout
             return self._pump(now)

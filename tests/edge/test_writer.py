@@ -246,6 +246,18 @@ def test_chunks_follow_the_payload_of_the_link_at_that_moment() -> None:
     assert seen == [100, 20]
 
 
+def test_the_cost_per_minute_rises_with_writes_and_fades_without() -> None:
+    w = writer()
+    now = 0.0
+    for _ in range(300):
+        now += 1.0
+        w.submit(Command("x", lambda _: [Packet(b"x" * 10)]), 1, now)
+        w.written(w._next_write, None, now)
+    assert w.packets_rate.at(now) == pytest.approx(60, rel=0.05)
+    assert w.bytes_rate.at(now) == pytest.approx(600, rel=0.05)
+    assert w.bytes_rate.at(now + 600) < 1
+
+
 @settings(max_examples=200)
 @given(st.data())
 def test_random_walk_every_command_ends_once_and_one_write_is_out_at_most(data: st.DataObject) -> None:

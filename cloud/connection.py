@@ -44,6 +44,12 @@ FRAGMENTS_MAX: Final = 4096
 #: delays its neighbours by at most 256 handlers.
 TURN_MAX: Final = 256
 
+#: Small frames for one receiver that one turn of a sender produces are written together: a `write` is a system call
+#: of 3-5 µs on every loop, more than all our own work for a frame. 16 frames of 4 KiB stay below the transport's
+#: high-water mark, so that back-pressure is felt as before.
+CORK_FRAMES_MAX: Final = 16
+CORK_FRAME_BYTES_MAX: Final = 4096
+
 _FIN_TEXT: Final = 0x81
 _FIN_BINARY: Final = 0x82
 _ORDINARY: Final = frozenset({_FIN_TEXT, _FIN_BINARY})
@@ -121,6 +127,25 @@ class ConnectionStats:
     handler_errors: int = 0
 
 
+class Cork:
+    """Who has frames to write at the end of the present turn. One per listener; a turn never spans an `await`."""
+
+    __slots__ = ("active", "dirty")
+
+    def __init__(self) -> None:
+        self.active = False
+        self.dirty: list[Connection] = []
+
+    def pull(self) -> None:
+        """The turn is over: write what it produced."""
+        self.active = False
+        dirty = self.dirty
+        if dirty:
+            self.dirty = []
+            for connection in dirty:
+                connection.uncork()
+
+
 class _Queued:
     __slots__ = ("delivery", "frame", "key")
 
@@ -140,6 +165,8 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_buffer",
         "_closed",
+        "_cork",
+        "_corked",
         "_deflate",
         "_fragment_is_text",
         "_fragments",
@@ -186,6 +213,7 @@ class Connection(asyncio.Protocol):
         binary_max: int,
         stats: ConnectionStats,
         loop: asyncio.AbstractEventLoop,
+        cork: Cork | None = None,
         on_authenticated: Callable[[], None] | None = None,
         on_lost: Callable[[Connection], None] | None = None,
     ) -> None:
@@ -205,6 +233,8 @@ class Connection(asyncio.Protocol):
         self._on_authenticated = on_authenticated
         self._on_lost = on_lost
         self._write = transport.write
+        self._cork = Cork() if cork is None else cork
+        self._corked: list[bytes] | None = None
         self._deflate = bool(protocol.extensions)
         self._open = True
         self._paused = False
@@ -237,7 +267,8 @@ class Connection(asyncio.Protocol):
     @property
     def buffered_bytes(self) -> int:
         """Bytes accepted by `send` that the kernel has not taken yet."""
-        return self._queue_bytes + (0 if self._closed else self._transport.get_write_buffer_size())
+        corked = sum(map(len, self._corked)) if self._corked else 0
+        return self._queue_bytes + corked + (0 if self._closed else self._transport.get_write_buffer_size())
 
     def opened(self) -> None:
         """Tell the handler that it owns this connection (called once, by the listener)."""
@@ -255,8 +286,21 @@ class Connection(asyncio.Protocol):
     def send(self, frame: Frame, delivery: Delivery, key: str | None = None) -> bool:
         """Put one message on its way. Never blocks, never raises; False = this connection is gone or dropped it."""
         if self._writable:
-            self._write(frame.data)
+            data = frame.data
             self.sent += 1
+            if self._cork.active and len(data) <= CORK_FRAME_BYTES_MAX:
+                corked = self._corked
+                if corked is None:
+                    self._corked = [data]
+                    self._cork.dirty.append(self)
+                else:
+                    corked.append(data)
+                    if len(corked) >= CORK_FRAMES_MAX:
+                        self.uncork()
+                return True
+            if self._corked is not None:
+                self.uncork()
+            self._write(data)
             return True
         if not self._open:
             return False
@@ -291,7 +335,16 @@ class Connection(asyncio.Protocol):
 
     # ---------------------------------------------------------------------------------------------- outbound
 
+    def uncork(self) -> None:
+        """Write what the present turn has collected for this peer, in order."""
+        corked = self._corked
+        if corked is not None:
+            self._corked = None
+            self._write(corked[0] if len(corked) == 1 else b"".join(corked))
+
     def _transmit(self, frame: Frame) -> None:
+        if self._corked is not None:
+            self.uncork()
         if self._deflate:
             if frame.is_text:
                 self._protocol.send_text(frame.payload)
@@ -388,6 +441,13 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         """Take whole frames off `data`; keep the rest in `_buffer`."""
+        try:
+            self._parse_turn(data)
+        finally:
+            if self._cork.active:
+                self._cork.pull()
+
+    def _parse_turn(self, data: bytes) -> None:
         protocol = self._protocol
         handler = self._handler
         limits = self._limits
@@ -426,6 +486,8 @@ class Connection(asyncio.Protocol):
                 position = stop
                 turn += 1
                 self.received += 1
+                if stop < end and not self._cork.active:  # more follows: what they cause is written together
+                    self._cork.active = True
                 try:
                     if first == _FIN_TEXT:
                         handler.on_text(payload)
@@ -563,6 +625,8 @@ class Connection(asyncio.Protocol):
     def _flush_protocol(self) -> None:
         if self._closed:
             return
+        if self._corked is not None:  # a control frame does not overtake what was sent before it
+            self.uncork()
         for data in self._protocol.data_to_send():
             if data == SEND_EOF:
                 self._transport.close()  # a server closes TCP first (RFC 6455 section 7.1.1)

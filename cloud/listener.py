@@ -30,7 +30,7 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from cloud.connection import Connection, ConnectionHandler, ConnectionStats
+from cloud.connection import Connection, ConnectionHandler, ConnectionStats, Cork
 from wire.errors import CloseCode
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ class Listener:
         """`trusted_proxies`: addresses whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
         self.limits = limits or Limits()
         self.stats = ConnectionStats()
+        self.cork = Cork()
         self.connections: set[Connection] = set()
         self._upgrade = upgrade
         self._trusted = frozenset(trusted_proxies)
@@ -402,6 +403,7 @@ class _Opening(asyncio.Protocol):
             binary_max=limits.binary_max,
             stats=listener.stats,
             loop=self._loop,
+            cork=listener.cork,
             on_authenticated=on_authenticated,
             on_lost=listener.connections.discard,
         )

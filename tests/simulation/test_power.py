@@ -84,7 +84,7 @@ def dead_uplink_is_believed_alive(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: Uplink, now: float) -> Any:
         if self.state is UplinkState.ONLINE:
-            self._heard = now
+            self.heard(self.conn_id, now)
         return real(self, now)
 
     patch.setattr(Uplink, "handle_deadline", wrong)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from wire.link import LinkLimits
-from wire.liveness import CLOUD_APP, CLOUD_GLASSES
+from wire.liveness import CLOUD_APP, CLOUD_GLASSES, EDGE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
@@ -26,5 +26,5 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"at most {limits.window_messages} messages or {limits.window_bytes >> 10} KiB in flight" in PAGE
     assert f"{limits.latest_keys_max} keys, {limits.latest_bytes_max >> 20} MiB" in PAGE
     assert f"within the last {limits.ack_delay} s" in PAGE
-    for policy in (CLOUD_GLASSES, CLOUD_APP):
+    for policy in (EDGE, CLOUD_GLASSES, CLOUD_APP):
         assert f"| {policy.ask:g} s | {policy.dead:g} s" in PAGE

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import random
 
 import pytest
+from PIL import Image
 
 from edge.core.glasses import Note, Target
 from edge.core.writer import Outcome
-from edge.profiles.base import Advert, Arm, Brightness, Microphone, Show, TextWall
+from edge.profiles.base import Advert, Arm, Brightness, Microphone, Picture, Show, TextWall
 from tests.edge.world import World
 from wire.errors import GlassesFault
 
@@ -21,6 +24,12 @@ def ready(target: Target | None = None) -> World:
     world.run(5)
     assert world.node.glasses.state.value == "ready"
     return world
+
+
+def one_bit_bmp() -> str:
+    out = io.BytesIO()
+    Image.new("1", (576, 136), 1).save(out, "BMP")
+    return base64.b64encode(out.getvalue()).decode()
 
 
 def want(world: World, text: str) -> None:
@@ -138,6 +147,27 @@ def test_a_drop_at_any_moment_of_a_text_ends_with_the_same_newest_text_on_both_a
 
 
 @pytest.mark.failure("BLE-02")
+def test_a_drop_at_any_moment_of_a_picture_ends_with_the_whole_picture_on_both_arms() -> None:
+    picture = Picture(one_bit_bmp())
+    for arm in (L, R):
+        for step in range(0, 60, 4):
+            world = ready()
+            world.do(world.node._glasses(world.node.glasses.want(Show(picture), world.now), world.now))
+            world.run(0.03 * step)
+            world.drop(arm)
+            for fake in world.arms.values():
+                fake.heard.clear()
+            world.run(12)
+            assert (
+                world.node.glasses.shown_on(L)
+                == world.node.glasses.shown_on(R)
+                == world.node.glasses.display_version
+            )
+            again = [raw for _, raw in world.arms[arm].heard if raw[0] == 0x15]
+            assert len(again) == 51, "the arm that was lost gets it from the first packet"
+
+
+@pytest.mark.failure("BLE-02")
 def test_losing_one_arm_leaves_the_other_alone() -> None:
     world = ready()
     world.drop(R, gone=True)
@@ -233,16 +263,7 @@ def test_a_text_that_one_arm_refuses_still_reaches_the_other_and_is_told() -> No
 
 @pytest.mark.failure("BLE-04")
 def test_heartbeats_keep_their_time_under_continuous_pictures() -> None:
-    import base64
-    import io
-
-    from PIL import Image
-
-    from edge.profiles.base import Picture
-
-    out = io.BytesIO()
-    Image.new("1", (576, 136), 1).save(out, "BMP")
-    picture = base64.b64encode(out.getvalue()).decode()
+    picture = one_bit_bmp()
     world = ready()
     for _ in range(60):
         world.do(world.node._glasses(world.node.glasses.want(Show(Picture(picture)), world.now), world.now))
@@ -298,8 +319,6 @@ def test_a_link_too_small_for_sound_and_pictures_is_told() -> None:
 
 
 def test_what_the_model_cannot_show_is_told_once() -> None:
-    from edge.profiles.base import Picture
-
     world = ready()
     world.do(world.node._glasses(world.node.glasses.want(Show(Picture("%%%")), world.now), world.now))
     world.run(1)

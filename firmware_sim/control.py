@@ -71,6 +71,8 @@ async def perform(room: Room, body: dict[str, Any]) -> dict[str, Any]:
     resident = find_device(room, body.get("device"))
     if action in _OTHERS:
         result = await _OTHERS[action](room, resident, body)
+        if action not in _ANNOUNCED:  # so that who watches can tell, and repeat, what was done
+            room.announce(resident.name, "input", **{k: v for k, v in body.items() if k not in _NOT_TOLD})
         return {"version": room.version, **result}
     if action not in list(Action):
         raise BadInput(f"unknown action {action!r}", f"one of: {', '.join(sorted([*Action, *_OTHERS]))}")
@@ -335,6 +337,12 @@ _OTHERS = {
     "reject_pairing": _reject_pairing,
     "unplug": _unplug,
 }
+
+
+#: They announce themselves, with what they made of the request.
+_ANNOUNCED = {"say", "wav"}
+#: Members of an announcement that an input must not overwrite.
+_NOT_TOLD = {"device", "version", "kind"}
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------

@@ -357,7 +357,10 @@ class Glasses:
     def user(self, what: UserInput) -> None:
         """Raises `NoTaker`."""
         self.feed(lambda now: self.firmware.user(what, now))
-        self._on_change(Change(self.name, "input"))
+        done = {"action": what.action.value, "side": what.side, "value": what.value}
+        self._on_change(
+            Change(self.name, "input", None, {key: value for key, value in done.items() if value is not None})
+        )
 
     def feed(self, give: Callable[[float], list[Effect]]) -> list[Effect]:
         """One input to the firmware, and all its effects, without a pause in between."""

@@ -56,7 +56,7 @@ def load_object(
 
 def _may_be_deep(data: bytes | bytearray | memoryview) -> bool:
     # Counting brackets is far cheaper than walking the value, and almost every message has few.
-    raw = bytes(data) if isinstance(data, memoryview) else data
+    raw = data if type(data) is bytes else bytes(data)
     return raw.count(b"[") + raw.count(b"{") > DEPTH_MAX
 
 

@@ -297,7 +297,10 @@ class Link:
     @property
     def deadline(self) -> float | None:
         """When handle_deadline has something to do, or None."""
-        ack_by = self._peer.since + self.limits.ack_delay if self._state is LinkState.LIVE else _NEVER
+        since = self._peer.since
+        if since == self._resume_by == _NEVER:  # a peer without the extension, or nothing to acknowledge
+            return None
+        ack_by = since + self.limits.ack_delay if self._state is LinkState.LIVE else _NEVER
         due = min(ack_by, self._resume_by)
         return None if due == _NEVER else due
 
@@ -445,6 +448,15 @@ class Link:
         forgotten = self._latest.pop(key, None)
         if forgotten is not None:
             self._latest_bytes -= len(forgotten.data)
+
+    def passes(self, connection_id: int, data: bytes) -> bool:
+        """Whether `received` would only hand this frame through: a LIVE link to a peer without the extension."""
+        return (
+            not self.sequenced
+            and self._state is LinkState.LIVE
+            and connection_id == self._connection
+            and data.find(b',"link', -_TAIL_BYTES_MAX) < 0
+        )
 
     def received(self, connection_id: int, data: bytes, now: float) -> list[LinkEffect]:
         """One text frame from the peer."""

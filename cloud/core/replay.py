@@ -13,6 +13,9 @@ from typing import Final
 #: Frames kept per app (CON-16: 100 items) and their bytes; beyond that the oldest is dropped and counted.
 ENTRIES_MAX: Final = 100
 BYTES_MAX: Final = 256 * 1024
+#: Between two questions for proof, in seconds. A ping and its pong cost as much as an event, so a stream of events asks
+#: four times a second; what a crash can double is what was sent within this time.
+PROOF_INTERVAL: Final = 0.25
 #: Older frames are never sent again: the grace of an app (5 s) and the time a dead link may go unnoticed.
 AGE_MAX: Final = 10.0
 _OFFSET_BYTES: Final = 8
@@ -21,62 +24,75 @@ _OFFSET_BYTES: Final = 8
 class AppLog:
     """Reliable frames of one app session after the last proven one."""
 
-    __slots__ = ("_bytes", "_entries", "_offset", "_pinged", "dropped")
+    __slots__ = ("_ask_at", "_bytes", "_entries", "_offset", "_pinged", "dropped")
 
     def __init__(self) -> None:
         self._entries: deque[tuple[int, float, bytes, bool]] = deque()
         self._bytes = 0
         self._offset = 0
-        self._pinged: int | None = None
+        self._pinged = False
+        self._ask_at = float("-inf")  # not before this
         self.dropped = 0
+
+    @property
+    def deadline(self) -> float | None:
+        """When proof is to be asked for; None = nothing to ask, or a question is open."""
+        return self._ask_at if self._entries and not self._pinged else None
 
     def append(self, payload: bytes, sent: bool, now: float) -> bytes | None:
         """Remember a frame; `sent` = put on a live socket. Returns the payload of a ping to send now, or None."""
-        offset = self._offset = self._offset + 1
-        self._entries.append((offset, now, payload, sent))
+        self._offset += 1
+        entries = self._entries
+        entries.append((self._offset, now, payload, sent))
         self._bytes += len(payload)
-        if self._bytes > BYTES_MAX or len(self._entries) > ENTRIES_MAX:
+        if self._bytes > BYTES_MAX or len(entries) > ENTRIES_MAX:
             self._bound()
-        if not sent or self._pinged is not None:
+        if not sent or self._pinged:
             return None
-        return self._ping()
+        # A log that fills up asks early: nothing may fall out of it for want of a question.
+        if now >= self._ask_at or len(entries) * 2 > ENTRIES_MAX or self._bytes * 2 > BYTES_MAX:
+            return self._ping(now)
+        return None
+
+    def ask(self, now: float) -> bytes | None:
+        """The deadline: the ping that asks for proof of all that was sent so far, or None."""
+        due = self.deadline
+        return self._ping(now) if due is not None and now >= due else None
 
     def _bound(self) -> None:
         while len(self._entries) > ENTRIES_MAX or self._bytes > BYTES_MAX:
             self._bytes -= len(self._entries.popleft()[2])
             self.dropped += 1
 
-    def proved(self, payload: bytes) -> bytes | None:
-        """A pong arrived: all up to its offset is with the peer. Returns the next ping, or None."""
+    def proved(self, payload: bytes) -> None:
+        """A pong arrived: all up to its offset is with the peer."""
         if len(payload) != _OFFSET_BYTES:
-            return None  # the pong of a liveness ping
+            return  # the pong of a liveness ping
         offset = int.from_bytes(payload)
-        if self._pinged is None or offset > self._offset:
-            return None
+        if not self._pinged or offset > self._offset:
+            return
         while self._entries and self._entries[0][0] <= offset:
             self._bytes -= len(self._entries.popleft()[2])
-        self._pinged = None
-        return self._ping() if self._entries else None
+        self._pinged = False
 
     def replay(self, now: float) -> tuple[list[bytes], bytes | None]:
         """The same instance is back: frames without proof, in order, and the ping that follows them."""
-        self._pinged = None
+        self._pinged = False
         fresh = [entry for entry in self._entries if now - entry[1] <= AGE_MAX]
         self.dropped += len(self._entries) - len(fresh)
         self._entries = deque((offset, at, payload, True) for offset, at, payload, _ in fresh)
         self._bytes = sum(len(entry[2]) for entry in fresh)
         frames = [payload[:-1] + b',"replayed":true}' if sent else payload for _, _, payload, sent in fresh]
-        return frames, self._ping() if fresh else None
+        return frames, self._ping(now) if fresh else None
 
     def clear(self) -> None:
         """Another instance, or the end: nothing old is delivered as new."""
         self.dropped += len(self._entries)
         self._entries.clear()
         self._bytes = 0
-        self._pinged = None
+        self._pinged = False
 
-    def _ping(self) -> bytes | None:
-        if self._pinged is not None:
-            return None  # one proof at a time; the pong asks for the next
-        self._pinged = self._offset
+    def _ping(self, now: float) -> bytes:
+        self._pinged = True  # one proof at a time
+        self._ask_at = now + PROOF_INTERVAL
         return self._offset.to_bytes(_OFFSET_BYTES)

@@ -217,6 +217,7 @@ class Session:
         self._restore_at: float | None = None
         self._restore: list[str] = []
         self._announce_at: float | None = None
+        self._proof_at: float | None = None  # the next app that must be asked what it has received
         self._speech: frozenset[tuple[str, str | None]] = frozenset()
         self._speech_at: float | None = None
         self._bad: deque[float] = deque()
@@ -250,8 +251,6 @@ class Session:
     @property
     def deadline(self) -> float | None:
         """When `handle_deadline` has something to do; None = never."""
-        if self.state in (SessionState.DISCONNECTED, SessionState.ERROR):
-            return None
         if not self._due_known:
             self._due = min(self._deadlines(), default=None)
             self._due_known = True
@@ -261,12 +260,15 @@ class Session:
         return due if self._due is None else min(due, self._due)
 
     def _deadlines(self) -> Iterable[float]:
+        if self.state in (SessionState.DISCONNECTED, SessionState.ERROR):
+            return ()  # the link is closed by then
         times: list[float | None] = [
             self._load_by,
             self._restore_at,
             self._announce_at,
             self._speech_at,
             self._plain_at,
+            self._proof_at,
             None if self._detached_at is None else self._detached_at + self.timing.grace,
             self.subscriptions.deadline,
             self.microphone.deadline,
@@ -296,6 +298,8 @@ class Session:
                 # A client that waits in silence does not announce a link: stand in for its first frame.
                 out += self._link(self.link.received(self._glasses, b'{"type":"pong"}', now), now)
         out += self._link(self.link.handle_deadline(now), now)
+        if self._proof_at is not None and now >= self._proof_at:
+            out += self._ask_for_proof(now)
         if self._restore_at is not None and now >= self._restore_at:
             self._restore_at = None
             out += self._start_restored(now)
@@ -486,7 +490,10 @@ class Session:
         """One text frame of a glasses client."""
         if connection_id != self._glasses:
             return []
-        if self.link.state is LinkState.RESUMING:
+        link = self.link
+        if link.passes(connection_id, data) and self._loaded:
+            return self._glasses_frame(data, now)
+        if link.state is LinkState.RESUMING:
             self._due_known = False
             self._plain_at = None
             hello = _announcement(data)
@@ -566,9 +573,20 @@ class Session:
         return []
 
     def _glasses_frame(self, data: bytes, now: float) -> list[Effect]:
+        if data == _PLAIN_PING:
+            # By far the most frequent frame of a phone at rest; it has nothing to check and nothing to echo.
+            return (
+                [SendToGlasses(self._glasses, _PLAIN_PONG, Delivery.LOSSY)]
+                if self._glasses is not None
+                else []
+            )
         try:
             payload = load_object(data)
             kind = message_type(payload)
+            check = _SURE.get(kind)
+            if check is not None and check(payload):
+                key = kind if kind != "touch_event" else event_key(payload)
+                return self._relay(key, data, _RELAYED[kind], now)
             message = validate(GLASSES_TO_CLOUD, payload)
         except ProtocolError as error:
             return self._bad_glasses_frame(error, now)
@@ -1128,8 +1146,29 @@ class Session:
         each = self._apps.get(package)
         if each is None or each.life.connection_id != connection_id:
             return []
-        again = each.log.proved(payload)
-        return [] if again is None else [PingApp(connection_id, again)]
+        each.log.proved(payload)
+        self._expect_proof(each.log)
+        return []
+
+    def _expect_proof(self, log: AppLog) -> None:
+        """See to it that a log with unproven frames is asked about at its time."""
+        due = log.deadline
+        if due is not None and (self._proof_at is None or due < self._proof_at):
+            self._proof_at = due
+            self._due_known = False
+
+    def _ask_for_proof(self, now: float) -> list[Effect]:
+        out: list[Effect] = []
+        self._proof_at = None
+        for each in self._apps.values():
+            connection_id = each.life.connection_id
+            if each.life.state is not AppState.CONNECTED or connection_id is None:
+                continue
+            ping = each.log.ask(now)
+            if ping is not None:
+                out.append(PingApp(connection_id, ping))
+            self._expect_proof(each.log)
+        return out
 
     def _refuse(self, package: str, connection_id: int, now: float) -> list[Effect]:
         error = to_app.TpaConnectionError(
@@ -1486,6 +1525,8 @@ class Session:
             ping = each.log.append(payload, True, now)
             if ping is not None:
                 out.append(PingApp(connection_id, ping))
+            else:
+                self._expect_proof(each.log)
         return out
 
     def _relay(self, key: EventKey | str, raw: bytes, delivery: Delivery, now: float) -> list[Effect]:
@@ -1493,7 +1534,7 @@ class Session:
         routes = self.subscriptions.routes(key)
         if not routes:
             return []
-        timestamp = self.clock.iso(now)
+        timestamp = self.clock.iso_bytes(now)
         out: list[Effect] = []
         for route in routes:
             payload = subs.envelope(route.prefix, timestamp, raw)
@@ -1501,21 +1542,29 @@ class Session:
                 latest = route.stream_type if delivery is Delivery.LATEST else None
                 out.append(SendToApps(route.connection_ids, payload, delivery, latest, route.stream_type))
             if delivery is Delivery.RELIABLE:
-                for package in route.packages:
-                    self._remember(self._apps[package], payload, now, out)
+                self._remember(route.packages, payload, now, out)
         return out
 
-    def _remember(self, each: _App, payload: bytes, now: float, out: list[Effect]) -> None:
-        connection_id = each.life.connection_id if each.life.state is AppState.CONNECTED else None
-        if connection_id is None and each.life.state is not AppState.GRACE:
-            return
-        ping = each.log.append(payload, connection_id is not None, now)
-        if ping is not None and connection_id is not None:
-            out.append(PingApp(connection_id, ping))
+    def _remember(self, packages: Iterable[str], payload: bytes, now: float, out: list[Effect]) -> None:
+        """Keep a frame that has just been relayed until its receivers have proven that they have it."""
+        apps = self._apps
+        for package in packages:
+            each = apps[package]
+            life, log = each.life, each.log
+            if life.state is AppState.CONNECTED:
+                ping = log.append(payload, True, now)
+                if ping is not None and life.connection_id is not None:
+                    out.append(PingApp(life.connection_id, ping))
+                elif self._proof_at is None:
+                    self._expect_proof(log)
+            elif life.state is AppState.GRACE:
+                log.append(payload, False, now)
 
     def _event_to(self, each: _App, stream_type: str, raw: bytes, now: float) -> list[Effect]:
         """One event to one app under one of its strings."""
-        payload = subs.envelope(subs.envelope_prefix(each.session_id, stream_type), self.clock.iso(now), raw)
+        payload = subs.envelope(
+            subs.envelope_prefix(each.session_id, stream_type), self.clock.iso_bytes(now), raw
+        )
         if each.life.state is not AppState.CONNECTED or each.life.connection_id is None:
             return []
         return [SendToApps((each.life.connection_id,), payload, Delivery.RELIABLE, None, stream_type)]
@@ -1860,6 +1909,34 @@ _RELAYED: Final[Mapping[str, Delivery]] = {
     "vps_coordinates": Delivery.LOSSY,
     "swipe_volume_status": Delivery.LOSSY,
     "switch_status": Delivery.LOSSY,
+}
+
+
+_PLAIN_PING: Final = b'{"type":"ping"}'
+_PLAIN_PONG: Final = b'{"type":"pong"}'
+
+
+#: Types of the `timestamp` member.
+_DATES: Final[tuple[type, ...]] = (int, str, float, type(None))
+
+
+def _is_text(value: object, longest: int) -> bool:
+    return type(value) is str and 0 < len(value) <= longest
+
+
+#: Events of the hot path that are surely what their model demands; whatever fails here is judged, and refused in words,
+#: by the model. A test holds each check against its model.
+_SURE: Final[Mapping[str, Callable[[dict[str, Any]], bool]]] = {
+    "button_press": lambda p: (
+        _is_text(p.get("buttonId"), 256)
+        and _is_text(p.get("pressType"), 32)
+        and type(p.get("timestamp")) in _DATES
+    ),
+    "touch_event": lambda p: (
+        _is_text(p.get("gesture_name"), 64)
+        and _is_text(p.get("device_model"), 128)
+        and type(p.get("timestamp")) in _DATES
+    ),
 }
 
 

@@ -247,6 +247,6 @@ def envelope_prefix(session_id: str, stream_type: str) -> bytes:
     return orjson.dumps(head)[:-1] + b',"timestamp":"'
 
 
-def envelope(prefix: bytes, timestamp: str, data: bytes) -> bytes:
+def envelope(prefix: bytes, timestamp: bytes, data: bytes) -> bytes:
     """A whole `data_stream` message: the event's JSON is spliced in unparsed."""
-    return b'%b%b","data":%b}' % (prefix, timestamp.encode(), data)
+    return b"".join((prefix, timestamp, b'","data":', data, b"}"))

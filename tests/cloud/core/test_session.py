@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from cloud.core import effects as fx
 from cloud.core.capabilities import HardwareRequirement
 from cloud.core.clock import WallClock
-from cloud.core.session import TRANSITIONS, AppInfo, Session, SessionState, SessionTiming, UserData
+from cloud.core.session import _SURE, TRANSITIONS, AppInfo, Session, SessionState, SessionTiming, UserData
+from wire.codec import validate
 from wire.errors import InvalidTransition
+from wire.messages import GLASSES_TO_CLOUD
 
 USER = "anna-b@example.com"
 PACKAGE = "com.example.app"
@@ -681,3 +683,25 @@ def test_any_story_ends_quietly(seed: int) -> None:
     shell.do(shell.session.start_app("a", shell.now))
     assert not shell.of(fx.SendToGlasses)
     assert not shell.of(fx.PostSessionRequest)
+
+
+def _sure_and_unsure(kind: str) -> list[dict[str, object]]:
+    texts: list[object] = ["", "short", "x" * 32, "x" * 33, "x" * 300, 5, True, None, [], {}]
+    names = {"button_press": ("buttonId", "pressType"), "touch_event": ("gesture_name", "device_model")}[kind]
+    dates: list[object] = [None, 1767225600000, 1.5, "2026-01-01T00:00:00Z", True, [], {}]
+    return [
+        {"type": kind, names[0]: first, names[1]: second, "timestamp": date, "extra": 1}
+        for first in texts
+        for second in texts
+        for date in dates
+    ]
+
+
+@pytest.mark.parametrize("kind", ["button_press", "touch_event"])
+def test_the_cheap_check_of_an_event_never_passes_what_its_model_refuses(kind: str) -> None:
+    passed = 0
+    for payload in _sure_and_unsure(kind):
+        if _SURE[kind](payload):
+            passed += 1
+            validate(GLASSES_TO_CLOUD, payload)  # raises if the model disagrees
+    assert passed > 20

@@ -38,7 +38,7 @@ def test_an_envelope_carries_the_event_unparsed() -> None:
     subs.update("a", ["button_press"], 5.0)
     [route] = subs.routes("button_press")
     raw = b'{"type":"button_press" , "n":1.50}'
-    made = envelope(route.prefix, "T", raw)
+    made = envelope(route.prefix, b"T", raw)
     assert raw in made
     assert orjson.loads(made) == {
         "type": "data_stream",

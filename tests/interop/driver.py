@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -35,15 +36,28 @@ def install_sdk() -> None:
     npm = require_tool("npm")
     digest = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
     stamp = HERE / "node_modules" / ".glassbridge-lock"
-    if stamp.exists() and stamp.read_text() == digest:
-        return
-    # No package of ours needs its install script, and none gets to run one.
-    done = subprocess.run(
-        [npm, "ci", "--ignore-scripts"], cwd=HERE, capture_output=True, text=True, timeout=600, check=False
+    with (HERE / "package-lock.json").open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # parallel workers come here at the same time
+        if stamp.exists() and stamp.read_text() == digest and _installed():
+            return
+        # No package of ours needs its install script, and none gets to run one.
+        done = subprocess.run(
+            [npm, "ci", "--ignore-scripts"],
+            cwd=HERE,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if done.returncode or not _installed():
+            missing("the packages of tests/interop", f"npm ci: {done.stderr.strip()[-300:]}")
+        stamp.write_text(digest)
+
+
+def _installed() -> bool:
+    return all(
+        (HERE / "node_modules" / "@mentra" / name / "package.json").exists() for name in ("sdk", "sdk-3")
     )
-    if done.returncode:
-        missing("the packages of tests/interop", f"npm ci: {done.stderr.strip()[-300:]}")
-    stamp.write_text(digest)
 
 
 def free_port() -> int:
@@ -117,7 +131,9 @@ class SdkApp:
         try:
             await self.event("ready", since=mark, within=10)
         except AssertionError:
-            raise AssertionError(f"the SDK app did not start: {self.output()[-2000:]}") from None
+            said = self.output()[-2000:]
+            await self.close()
+            raise AssertionError(f"the SDK app did not start: {said}") from None
         return self
 
     def output(self) -> str:

@@ -76,8 +76,12 @@ class World:
         """Start the app server and the cloud."""
         install_sdk()
         await self.app.start()
-        await self.start_cloud()
-        await self.cloud.store.put_app(self.record)
+        try:
+            await self.start_cloud()
+            await self.cloud.store.put_app(self.record)
+        except BaseException:
+            await self.close()
+            raise
 
     async def start_cloud(self) -> None:
         """Start (again) on the same port and the same data."""

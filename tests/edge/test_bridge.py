@@ -49,6 +49,7 @@ def test_every_display_with_an_id_is_told_its_outcome_once() -> None:
     assert len(results(world)) == 5, "shown again after a reconnect, but told once"
 
 
+@pytest.mark.failure("DSP-08")
 def test_without_glasses_a_display_is_told_to_have_failed_and_is_shown_when_they_come() -> None:
     world = ready()
     world.drop(L, gone=True)
@@ -235,6 +236,7 @@ def test_settings_that_make_no_sense_change_nothing(settings: dict[str, object])
     assert not [raw for _, raw in world.arms[L].heard[before:] if raw[0] in (0x01, 0x0B)]
 
 
+@pytest.mark.failure("MED-01")
 def test_what_the_glasses_lack_is_refused_with_a_reason() -> None:
     world = ready()
     world.say(type="photo_request", sessionId="u", requestId="p1", appId="a", webhookUrl="http://x/photo")

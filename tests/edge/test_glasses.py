@@ -396,6 +396,19 @@ def test_the_microphone_is_switched_on_again_after_its_arm_was_lost() -> None:
     assert world.node.status(world.now)["audio"]["microphone"] == "on"
 
 
+@pytest.mark.failure("MIC-05")
+def test_without_the_glasses_there_is_no_sound_and_the_status_says_so() -> None:
+    world = ready()
+    mic(world, True)
+    stream(world, 1)
+    world.drop(R, gone=True)
+    world.drop(L, gone=True)
+    before = len(world.decodes)
+    stream(world, 5)
+    assert len(world.decodes) == before
+    assert world.said("glassbridge_status")[-1]["microphone"] == "starting"
+
+
 @pytest.mark.failure("MIC-01")
 def test_a_microphone_left_on_by_somebody_else_is_switched_off_at_connect() -> None:
     world = World()

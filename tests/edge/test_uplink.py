@@ -143,6 +143,7 @@ def test_a_replaced_connection_does_not_fight(code: int, reason: str) -> None:
     assert kinds(u.start(100.0)) == [Dial], "the wearer may take over again"
 
 
+@pytest.mark.failure("LIV-07")
 @pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 4000])
 def test_every_other_close_is_retried(code: int) -> None:
     u = uplink()

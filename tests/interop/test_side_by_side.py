@@ -73,9 +73,9 @@ async def test_both_hear_everything_each_by_its_own_subscription(pair: Pair) -> 
             sid,
         )
         await until(
-            lambda: (
-                "hints="
-                in str(live.phone.of("app_state_change")[-1]["userSession"]["appSubscriptions"].get(OTHER))
+            lambda: any(
+                "hints=" in str(m["userSession"]["appSubscriptions"].get(OTHER))
+                for m in live.phone.of("app_state_change")
             ),
             "the other's subscription",
         )

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from wire.backoff import Backoff, BackoffPolicy
-from wire.errors import TERMINAL_CLOSES, InvalidTransition
+from wire.errors import TERMINAL_CLOSES, CloseCode, InvalidTransition
 from wire.liveness import EDGE, Dead, Liveness, LivenessEffect, LivenessPolicy
 
 
@@ -48,6 +48,12 @@ class UplinkTiming:
     greet: float = 5.0
     liveness: LivenessPolicy = EDGE
     backoff: BackoffPolicy = field(default_factory=BackoffPolicy)
+    #: A healthy cloud that says "restarting" (1001, 1012) is back within seconds: look more often, for a minute. Everybody
+    #: does, so the looks are spread wide (failure catalogue PRO-04, PRO-05).
+    restart: BackoffPolicy = field(default_factory=lambda: BackoffPolicy(ceiling=5.0, jitter=0.5))
+    restart_window: float = 60.0
+    #: A connection that we gave up may reach the cloud this much later, and replace our newer one there.
+    stray: float = 60.0
     #: Failure catalogue CON-13: an attempt counts as a success after half a minute.
     healthy: float = 30.0
     #: A refused credential is tried again after this (CON-09): the operator may have renewed it meanwhile.
@@ -120,6 +126,8 @@ class Uplink:
         self._jitter = jitter
         self._backoff = Backoff(timing.backoff)
         self._wait_until: float | None = None
+        self._restarting_until = float("-inf")  # the cloud said that it restarts
+        self._stray_until = float("-inf")  # an attempt of our own may still arrive there
         self._liveness: Liveness | None = None  # of the current connection
 
     # ---------------------------------------------------------------------------------------------------- inputs
@@ -167,10 +175,16 @@ class Uplink:
         if self._stale(conn_id, _U.GREETING, _U.ONLINE):
             return []
         if code in TERMINAL_CLOSES or (code == 1008 and "replaced" in reason.lower()):
+            if now < self._stray_until:
+                self._stray_until = float("-inf")  # told again, it is somebody else
+                return self._fall("replaced by an earlier attempt of our own", now)
             was_online = self.state is _U.ONLINE
             self.reason = "replaced by another device of the same user"
             self._move(_U.STOPPED, now)
             return [Offline(self.reason, True, was_online)]
+        healthy = self.state is _U.ONLINE and now - self.since >= self.timing.healthy
+        if healthy and code in (CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART):
+            self._restarting_until = now + self.timing.restart_window
         # 1008 before the acknowledgement is a refused credential; afterwards it is an ordinary end.
         refused = code == 1008 and self.state is _U.GREETING
         return self._fall(f"closed by the cloud ({code})", now, refused=refused)
@@ -235,6 +249,7 @@ class Uplink:
             case _U.BACKOFF:
                 return self._dial(now)
             case _U.DIALING:
+                self._stray_until = now + self.timing.stray
                 return [*self._end(1000, "timeout"), *self._fall("no answer from the network", now)]
             case _U.GREETING:
                 return [*self._end(1000, "timeout"), *self._fall("the cloud did not acknowledge", now)]
@@ -274,6 +289,7 @@ class Uplink:
         was_online = self.state is _U.ONLINE
         if was_online and now - self.since >= self.timing.healthy:
             self._backoff.reset()
+        self._backoff.policy = self.timing.restart if now < self._restarting_until else self.timing.backoff
         delay = self._backoff.next(self._jitter())
         if refused:
             delay = self.timing.refused

@@ -143,6 +143,43 @@ def test_a_replaced_connection_does_not_fight(code: int, reason: str) -> None:
     assert kinds(u.start(100.0)) == [Dial], "the wearer may take over again"
 
 
+@pytest.mark.failure("CON-09")
+def test_a_late_attempt_of_our_own_is_no_other_device() -> None:
+    """The dial that was given up reaches the cloud after the newer one and replaces it there: come back, once."""
+    u = uplink()
+    u.start(0.0)
+    u.handle_deadline(15.0)  # the dial is given up
+    u.handle_deadline(u.deadline or 0.0)
+    u.opened(u.conn_id, 17.0)
+    u.acknowledged(u.conn_id, 17.0)
+    u.closed(u.conn_id, 4409, "replaced", 18.0)
+    assert u.state is UplinkState.BACKOFF
+    u.handle_deadline(u.deadline or 0.0)
+    u.opened(u.conn_id, 22.0)
+    u.acknowledged(u.conn_id, 22.0)
+    u.closed(u.conn_id, 4409, "replaced", 23.0)
+    assert u.state is UplinkState.STOPPED
+
+
+@pytest.mark.failure("PRO-05")
+@pytest.mark.parametrize("code", [1001, 1012])
+def test_a_cloud_that_restarts_is_looked_for_often_for_a_minute(code: int) -> None:
+    u = uplink()
+    conn = online(u)
+    u.closed(conn, code, "", 100.0)
+    now, waits = 100.0, []
+    for _ in range(20):
+        assert u.deadline is not None
+        waits.append((now, u.deadline - now))
+        now = u.deadline
+        u.handle_deadline(now)
+        u.failed(u.conn_id, "refused", None, None, now)
+    assert all(wait <= 5.0 for at, wait in waits if at < 160.0)
+    assert waits[0][1] == pytest.approx(1.0)
+    assert waits[-1][1] == pytest.approx(30.0)
+    assert sum(1 for at, _ in waits if at < 160.0) <= 16
+
+
 @pytest.mark.failure("LIV-07")
 @pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1008, 1011, 1012, 1013, 4000])
 def test_every_other_close_is_retried(code: int) -> None:

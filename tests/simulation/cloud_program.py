@@ -163,6 +163,8 @@ class CloudProgram:
             if not self.up or self.draining:
                 edge.dial_failed(conn_id, boot, None)
                 return
+            if boot != edge.boots or edge.node is None:
+                return  # the process that dialled has died, and its socket with it
             connection = self._connect(edge)
             edge.dialled(conn_id, connection, boot)
             seat = self._seat(edge.user)

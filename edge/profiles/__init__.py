@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from edge.profiles.base import Advert, Profile, Sighting
+from edge.profiles.frame import Frame
 from edge.profiles.g1 import G1
 from edge.profiles.mentra_live import MentraLive
 from edge.profiles.nex import Nex
 
-PROFILES: dict[str, Profile] = {profile.key: profile for profile in (G1(), MentraLive(), Nex())}
+PROFILES: dict[str, Profile] = {profile.key: profile for profile in (G1(), MentraLive(), Nex(), Frame())}
 
 
 def recognise(advert: Advert) -> tuple[Profile, Sighting] | None:

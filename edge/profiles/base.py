@@ -513,6 +513,9 @@ class Profile(ABC):
     capabilities: ClassVar[Mapping[str, Any]]  # wire spec appendix B
     mtu: ClassVar[int] = 0  # ATT MTU that the driver needs to work fully; 0: any
     bonds: ClassVar[bool] = False  # whether the model asks for bonding
+    unpair: ClassVar[str] = (
+        ""  # how a person ends a bond that is no longer valid, where this model has its own way
+    )
     #: A tap also reaches apps that only know buttons, for models that have a touch pad and no button.
     taps_are_buttons: ClassVar[bool] = False
 

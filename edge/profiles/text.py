@@ -126,6 +126,7 @@ class Font:
     other: int  # letters of other scripts: assumed, so that lines break somewhere near the right place
     max_lines: int
     width: int  # of the text area
+    missing: str = MISSING  # stands for what the font cannot draw; itself drawn by it
 
     def glyph(self, character: str) -> int:
         """Pixels that one character takes; combining marks and invisible controls take none."""
@@ -194,7 +195,7 @@ def _transliterate(character: str, font: Font, missing: set[str]) -> str:
         return spelled if character == lower else spelled[:1].upper() + spelled[1:]
     missing.add(character)
     # A letter of another script may be in the firmware although no table lists it: let the device try.
-    return character if unicodedata.category(character).startswith("L") else MISSING
+    return character if unicodedata.category(character).startswith("L") else font.missing
 
 
 def clusters(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from firmware_sim.firmware import g1, mentra_live, nex
+from firmware_sim.firmware import frame, g1, mentra_live, nex
 from firmware_sim.firmware.base import AudioSource, Firmware, Identity
 
 
@@ -19,4 +19,5 @@ MODELS: dict[str, Builder] = {
     "g1": g1.build,
     "live": mentra_live.build,
     "nex": nex.build,
+    "frame": frame.build,
 }

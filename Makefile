@@ -7,7 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 ONCE ?=
 ARGS ?=
 
-.PHONY: help setup demo test lint types interop interop-setup failures simulate browser latency docs
+.PHONY: help setup demo test lint types interop failures simulate browser latency docs
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,7 +26,7 @@ demo: setup ## simulated glasses, edge, cloud and the lens page; ONCE=1 plays ex
 	@$(BIN)/glassbridge dev $(if $(ONCE),--once examples/demo.toml) $(ARGS)
 
 test: setup ## every test; the last lines count them by level and say what was skipped for want of a tool
-	@$(BIN)/pytest -q $(ARGS)
+	@$(BIN)/pytest -q -n 4 --dist loadfile $(ARGS)
 
 lint: setup ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -34,11 +34,8 @@ lint: setup ## ruff: rules and format
 types: setup ## mypy --strict over all packages
 	@$(BIN)/mypy
 
-interop: interop-setup ## unmodified @mentra/sdk apps against our cloud (needs Node 20)
-	@$(BIN)/pytest -q tests/interop $(ARGS)
-
-interop-setup: setup
-	@test -d tests/interop/node_modules || (cd tests/interop && npm ci --silent --no-audit --no-fund)
+interop: setup ## unmodified @mentra/sdk apps against our cloud (needs Node 20)
+	@$(BIN)/pytest -q -n 3 --dist loadfile tests/interop $(ARGS)
 
 failures: setup ## which entries of the failure catalogue a test holds
 	@$(BIN)/python -m tests.support.failures_report $(ARGS)

@@ -223,7 +223,8 @@ class Hub:
         self._apps = _AppsView(lambda: store.apps)
         self._endpoints = Endpoints()
         self._rooms = Rooms()
-        self._trace: deque[dict[str, Any]] = deque(maxlen=TRACE_MAX)
+        #: (number, wall clock, user, kind, detail); made presentable, and private members hidden, only when read
+        self._trace: deque[tuple[int, float, str, str, Mapping[str, Any]]] = deque(maxlen=TRACE_MAX)
         self._trace_seq = 0
         self._watched_until = float("inf") if config.profile == "dev" else 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -234,6 +235,14 @@ class Hub:
         self._messages_in = metrics.counter("messages_total").labels(direction="in")
         self._messages_out = metrics.counter("messages_total").labels(direction="out")
         self._audio_frames = metrics.counter("audio_frames_total")
+        # Counted as plain numbers on the event path and carried over before each scrape: a counter has a lock.
+        self._events_delivered = 0
+        self._audio_received = 0
+        displays = metrics.counter("display_updates_total")
+        self._display_updates = {
+            outcome: displays.labels(outcome=outcome)
+            for outcome in ("shown", "replaced", "expired", "refused")
+        }
         self._errors = metrics.counter("errors_total")
         self._hops = metrics.histogram("hop_seconds")
         self._display_hop = self._hops.labels(hop="cloud_display")
@@ -280,7 +289,7 @@ class Hub:
                         target = connections.get(connection_id)
                         if target is not None:
                             target.send(frame, delivery, key)
-                    self._delivered.inc(len(ids))
+                    self._events_delivered += len(ids)
                     if now < self._watched_until:
                         self._note(entry, "to_app", {"about": about, "apps": len(ids), "bytes": len(payload)})
                 case fx.SendAudio(ids, pcm):
@@ -293,6 +302,8 @@ class Hub:
                     target = connections.get(connection_id)
                     if target is not None:
                         target.send(Frame.text(payload), delivery, key)
+                case fx.Record(kind, detail):
+                    self._recorded(entry, kind, detail)
                 case fx.PingApp(connection_id, payload):
                     target = connections.get(connection_id)
                     if target is not None:
@@ -301,8 +312,6 @@ class Hub:
                     target = connections.get(connection_id)
                     if target is not None:
                         target.close(code, reason)
-                case fx.Record(kind, detail):
-                    self._recorded(entry, kind, detail)
                 case fx.AppMoved():
                     self._app_moved(entry, effect, now)
                 case fx.LoadUser():
@@ -741,7 +750,7 @@ class Hub:
         session = entry.session
         if session.glasses_connection != connection_id:
             return
-        self._audio_frames.inc()
+        self._audio_received += 1
         audio = entry.audio
         gaps, lost = audio.gaps, audio.lost
         pcm = audio.decode(data, self._loop.time())
@@ -804,7 +813,7 @@ class Hub:
     def _recorded(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any]) -> None:
         match kind:
             case "display_settled":
-                self._metrics.counter("display_updates_total").labels(outcome=detail["outcome"]).inc()
+                self._display_updates[detail["outcome"]].inc()
                 if detail["outcome"] == "shown":
                     self._display_hop.observe(detail["waited"])
             case "display_result":
@@ -826,15 +835,8 @@ class Hub:
 
     def _note(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any]) -> None:
         self._trace_seq += 1
-        self._trace.append(
-            {
-                "seq": self._trace_seq,
-                "at": time.time(),
-                "user": entry.session.user_id,
-                "kind": kind,
-                **redact(dict(detail)),
-            }
-        )
+        at = self._loop.time() + self._epoch_offset
+        self._trace.append((self._trace_seq, at, entry.session.user_id, kind, detail))
 
     def _app_moved(self, entry: SessionEntry, moved: fx.AppMoved, now: float) -> None:
         match (moved.before, moved.after):
@@ -1057,7 +1059,11 @@ class Hub:
 
     def trace(self, since: int = 0) -> Sequence[Mapping[str, Any]]:
         self._watched_until = max(self._watched_until, self._loop.time() + 60.0)
-        return [record for record in self._trace if record["seq"] > since]
+        return [
+            {"seq": number, "at": at, "user": user, "kind": kind, **redact(dict(detail))}
+            for number, at, user, kind, detail in self._trace
+            if number > since
+        ]
 
     async def start_app(self, user_id: str, package_name: str) -> AppOutcome:
         if self._draining:
@@ -1299,7 +1305,10 @@ class Hub:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def publish(self) -> None:
-        """Bring the gauges up to date."""
+        """Bring the metrics up to date."""
+        self._delivered.inc(self._events_delivered)
+        self._audio_frames.inc(self._audio_received)
+        self._events_delivered = self._audio_received = 0
         states = dict.fromkeys(SessionState, 0)
         app_states = dict.fromkeys(AppState, 0)
         microphones = 0

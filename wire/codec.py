@@ -130,3 +130,20 @@ def data_stream(session_id: str, stream_type: str, data: bytes, timestamp: str) 
         {"type": "data_stream", "sessionId": session_id, "streamType": stream_type, "timestamp": timestamp}
     )
     return b'%b,"data":%b}' % (head[:-1], data)
+
+
+def display_event(
+    package: str, view: str, layout: dict[str, Any], duration: float | None, display_id: str, timestamp: str
+) -> bytes:
+    """A `DisplayEvent` of parts that are known to be good; `duration` in seconds, None = until replaced."""
+    payload: dict[str, Any] = {
+        "type": "display_event",
+        "timestamp": timestamp,
+        "packageName": package,
+        "view": view,
+        "layout": layout,
+    }
+    if duration is not None:
+        payload["durationMs"] = round(duration * 1000)
+    payload["displayId"] = display_id
+    return orjson.dumps(payload)

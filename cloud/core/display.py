@@ -220,8 +220,10 @@ class DisplayArbiter:
 
     @property
     def deadline(self) -> float | None:
-        times = [v.deadline for v in (self._main, self._dashboard) if v.deadline is not None]
-        return min(times, default=None)
+        main, dashboard = self._main.deadline, self._dashboard.deadline
+        if main is None or dashboard is None:
+            return dashboard if main is None else main
+        return min(main, dashboard)
 
     def handle_deadline(self, now: float) -> list[Effect]:
         effects: list[Effect] = []

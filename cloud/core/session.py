@@ -63,9 +63,9 @@ from cloud.core.requests import Requests, RequestTiming
 from cloud.core.settings import DEVICE_KEYS, SYSTEM_DEFAULTS, app_settings, settings_from_status
 from cloud.core.subscriptions import Subscriptions
 from wire import link as links
-from wire.codec import encode, load_object, message_type, validate
+from wire.codec import display_event, encode, load_object, message_type, validate
 from wire.errors import CloseCode, ErrorCode, InvalidTransition, ProtocolError
-from wire.layouts import flatten, layout_to_wire, parse_layout
+from wire.layouts import DURATION_MS_MAX, flatten, layout_to_wire, parse_layout
 from wire.link import Link, LinkState
 from wire.messages import APP_TO_CLOUD, GLASSES_TO_CLOUD
 from wire.messages import app_to_cloud as app
@@ -251,17 +251,19 @@ class Session:
     @property
     def deadline(self) -> float | None:
         """When `handle_deadline` has something to do; None = never."""
+        if self.state is SessionState.DISCONNECTED or self.state is SessionState.ERROR:
+            return None
         if not self._due_known:
             self._due = min(self._deadlines(), default=None)
             self._due_known = True
-        due = self.link.deadline  # moves with every frame of our own edge, so it is not remembered
-        if due is None:
-            return self._due
-        return due if self._due is None else min(due, self._due)
+        due = self._due
+        # Two move with every frame of our own edge, or of an app that draws, so they are not remembered.
+        for moving in (self.link.deadline, self.display.deadline):
+            if moving is not None and (due is None or moving < due):
+                due = moving
+        return due
 
     def _deadlines(self) -> Iterable[float]:
-        if self.state in (SessionState.DISCONNECTED, SessionState.ERROR):
-            return ()  # the link is closed by then
         times: list[float | None] = [
             self._load_by,
             self._restore_at,
@@ -272,7 +274,6 @@ class Session:
             None if self._detached_at is None else self._detached_at + self.timing.grace,
             self.subscriptions.deadline,
             self.microphone.deadline,
-            self.display.deadline,
             self.dashboard.deadline,
             self.requests.deadline,
         ]
@@ -1341,15 +1342,29 @@ class Session:
 
     def app_text(self, package: str, connection_id: int, data: bytes, now: float) -> list[Effect]:
         """One text frame of an app. The socket says whose it is."""
-        self._due_known = False
         each = self._apps.get(package)
         if each is None or connection_id not in (each.life.connection_id, self._early_apps.get(package)):
             return []
         if each.life.state is not AppState.CONNECTED:
+            self._due_known = False
             return self._keep_early_app(each, connection_id, data)
         request_id: str | None = None
         try:
             payload = load_object(data)
+            if _is_plain_display(payload, package):
+                duration = payload.get("durationMs")
+                return self._displayed(
+                    self.display.request(
+                        package,
+                        payload["view"],
+                        payload["layout"],
+                        None if duration is None else duration / 1000.0,
+                        now,
+                        force=payload.get("forceDisplay", False),
+                    ),
+                    now,
+                )
+            self._due_known = False
             request_id = _request_id(payload)
             message = validate(APP_TO_CLOUD, payload)
             if message is None:
@@ -1364,6 +1379,7 @@ class Session:
                 )
             return self._from_app(each, message, payload, connection_id, now)
         except ProtocolError as error:
+            self._due_known = False
             return self._bad_app_frame(each, connection_id, error, request_id, now)
 
     def _keep_early_app(self, each: _App, connection_id: int, data: bytes) -> list[Effect]:
@@ -1682,16 +1698,12 @@ class Session:
         for effect in effects:
             match effect:
                 case displays.Show(view, package, layout, duration, display_id):
-                    out += self._to_glasses(
-                        to_glasses.DisplayEvent(
-                            package_name=package,
-                            view=view,
-                            layout=layout,
-                            duration_ms=None if duration is None else round(duration * 1000),
-                            display_id=str(display_id),
-                        ),
-                        now,
-                    )
+                    if self._glasses is not None:  # else they are told anew when they return
+                        data = display_event(
+                            package, view, layout, duration, str(display_id), self.clock.iso(now)
+                        )
+                        sent = self.link.send(data, Delivery.LATEST, now=now, key=f"display_event:{view}")
+                        out += self._link(sent, now)
                     out.append(
                         Record(
                             "display",
@@ -1938,6 +1950,43 @@ _SURE: Final[Mapping[str, Callable[[dict[str, Any]], bool]]] = {
         and type(p.get("timestamp")) in _DATES
     ),
 }
+
+
+_DISPLAY_MEMBERS: Final = frozenset(
+    {"type", "timestamp", "packageName", "sessionId", "view", "layout", "durationMs", "forceDisplay"}
+)
+#: Layouts of texts only, with the members that the wire requires of them.
+_TEXT_LAYOUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "text_wall": ("text",),
+    "double_text_wall": ("topText", "bottomText"),
+    "reference_card": ("title", "text"),
+    "dashboard_card": ("leftText", "rightText"),
+}
+#: Characters of one text that are surely within the limit of 10,000 bytes of UTF-8.
+_SHORT: Final = 2500
+
+
+def _is_plain_display(payload: Mapping[str, Any], package: str) -> bool:
+    """Whether this is a display of short texts that is surely what the models demand, as it stands. Captions are: ten
+    and more a second per app. Everything else is judged, completed and refused in words by the models."""
+    layout = payload.get("layout")
+    if payload.get("type") != "display_event" or type(layout) is not dict:
+        return False
+    kind, duration = layout.get("layoutType"), payload.get("durationMs")
+    if type(kind) is not str or kind not in _TEXT_LAYOUTS or payload.get("packageName", package) != package:
+        return False
+    for member in _TEXT_LAYOUTS[kind]:
+        text = layout.get(member)
+        if type(text) is not str or len(text) > _SHORT:
+            return False
+    return (
+        payload.keys() <= _DISPLAY_MEMBERS
+        and payload.get("view") in ("main", "dashboard")
+        and type(payload.get("forceDisplay", False)) is bool
+        and (duration is None or (type(duration) in (int, float) and 0 <= duration <= DURATION_MS_MAX))
+        and type(payload.get("timestamp")) in _DATES
+        and _is_text(payload.get("sessionId", "-") or "-", 600)
+    )
 
 
 def _announcement(data: bytes) -> glasses.LinkHello | None:

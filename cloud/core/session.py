@@ -258,9 +258,12 @@ class Session:
             self._due_known = True
         due = self._due
         # Two move with every frame of our own edge, or of an app that draws, so they are not remembered.
-        for moving in (self.link.deadline, self.display.deadline):
-            if moving is not None and (due is None or moving < due):
-                due = moving
+        moving = self.link.deadline
+        if moving is not None and (due is None or moving < due):
+            due = moving
+        moving = self.display.deadline
+        if moving is not None and (due is None or moving < due):
+            due = moving
         return due
 
     def _deadlines(self) -> Iterable[float]:
@@ -1936,21 +1939,28 @@ def _is_text(value: object, longest: int) -> bool:
     return type(value) is str and 0 < len(value) <= longest
 
 
-#: Events of the hot path that are surely what their model demands; whatever fails here is judged, and refused in words,
-#: by the model. A test holds each check against its model.
-_SURE: Final[Mapping[str, Callable[[dict[str, Any]], bool]]] = {
-    "button_press": lambda p: (
+def _is_sure_button(p: Mapping[str, Any]) -> bool:
+    return (
         _is_text(p.get("buttonId"), 256)
         and _is_text(p.get("pressType"), 32)
         and type(p.get("timestamp")) in _DATES
-    ),
-    "touch_event": lambda p: (
+    )
+
+
+def _is_sure_touch(p: Mapping[str, Any]) -> bool:
+    return (
         _is_text(p.get("gesture_name"), 64)
         and _is_text(p.get("device_model"), 128)
         and type(p.get("timestamp")) in _DATES
-    ),
-}
+    )
 
+
+#: Events of the hot path that are surely what their model demands; whatever fails here is judged, and refused in words,
+#: by the model. A test holds each check against its model.
+_SURE: Final[Mapping[str, Callable[[dict[str, Any]], bool]]] = {
+    "button_press": _is_sure_button,
+    "touch_event": _is_sure_touch,
+}
 
 _DISPLAY_MEMBERS: Final = frozenset(
     {"type", "timestamp", "packageName", "sessionId", "view", "layout", "durationMs", "forceDisplay"}

@@ -287,7 +287,9 @@ class AppLifecycle:
         match self.state:
             case AppState.DISCONNECTED:
                 self.reason = because
-                return [Stopped()]
+                forget: list[Effect] = [] if self._forget_at is None else [Forget()]
+                self._forget_at = None
+                return [*forget, Stopped()]
             case AppState.STOPPING:
                 return []
             case AppState.ERROR:
@@ -497,7 +499,7 @@ class AppLifecycle:
             case AppState.ERROR if self._glasses:
                 effects += self._launch(AppReason.RESTART, now, by_user=False)
             case AppState.ERROR:
-                effects += [*self._move(AppState.DISCONNECTED, AppReason.DORMANT, now), Forget()]
+                effects += self._rest(now)
             case AppState.CONNECTED | AppState.DISCONNECTED:
                 pass
         return effects
@@ -546,8 +548,7 @@ class AppLifecycle:
 
     def _recover(self, reason: AppReason, now: float, retry_after: float = 0.0) -> list[Effect]:
         if not self._glasses:
-            self._forget_at = None
-            return [*self._move(AppState.DISCONNECTED, AppReason.DORMANT, now), Forget()]
+            return self._rest(now)
         if self.is_crashing(now):
             reason = AppReason.CRASHING
         effects = self._move(AppState.ERROR, reason, now)
@@ -555,6 +556,13 @@ class AppLifecycle:
             # A start over a lost connection: what the former instance had subscribed ends as well (SUB-02).
             self._forget_at = now + self.timing.keep_subscriptions
         self._deadline = now + max(self._restart_delay(now), retry_after)
+        return effects
+
+    def _rest(self, now: float) -> list[Effect]:
+        """Wait for the glasses. The same instance may still come back by itself, and finds its streams and display."""
+        forget_at = self._forget_at or now + self.timing.keep_subscriptions
+        effects = self._move(AppState.DISCONNECTED, AppReason.DORMANT, now)
+        self._forget_at = forget_at
         return effects
 
     def is_crashing(self, now: float) -> bool:

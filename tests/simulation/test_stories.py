@@ -566,6 +566,41 @@ def test_silent_microphone_is_tried_at_rest_only_now_and_then() -> None:
     assert arm.link is not None
 
 
+def test_app_that_comes_back_by_itself_while_the_glasses_are_away_still_has_its_text() -> None:
+    """Found: its grace ended while the glasses were away; its text was thrown away although the very same instance came
+    back a second later, and an SDK does not draw again."""
+    world = settled()
+    start(world, COUNTER)
+    world.advance(2.0)
+    server = world.servers[COUNTER]
+    [session] = server.live("user0")
+    session.show(f"{COUNTER}/standing/user0")
+    world.advance(1.0)
+    [connection] = [c for c in world.cloud.connections if c.ends[0] is world.edges[0]]
+    world.cloud.holes = (True, True)
+    connection.reset()
+    world.advance(1.0)
+    assert session.connection is not None
+    session.connection.reset()
+    session.server.cloud = _Away()  # its first attempts do not get through
+    world.advance(2.5)
+    session.server.cloud = world.cloud
+    world.advance(3.5)
+    world.cloud.holes = (False, False)
+    world.advance(60.0)
+    if session in server.live("user0"):
+        for side in (g1.LEFT, g1.RIGHT):
+            assert "standing" in world.glasses[0].text(side)
+    world.check_end()
+
+
+class _Away:
+    """A cloud that does not answer."""
+
+    def dial_app(self, end: object, opened: object) -> None:
+        opened(None)  # type: ignore[operator]
+
+
 def test_app_that_gave_up_waiting_for_the_acknowledgement_is_started_anew() -> None:
     """Found: acknowledged after its SDK had failed the start, an app was called connected and had no code behind it."""
     world = settled()

@@ -272,7 +272,7 @@ class _Photo:
     )
     last: float = 0.0
     data: bytearray = field(default_factory=bytearray)
-    lost: str = ""  # why it will never be whole
+    lost: bool = False  # its link has ended, and with it the program that held the picture
 
 
 class FrameDriver(Driver):
@@ -291,8 +291,7 @@ class FrameDriver(Driver):
         self._taps, self._tapped = 0, None
         self._sample = 0
         if self._photo is not None:
-            # The program that held the picture ended with the old link.
-            self._photo.lost = "the link was lost while the picture was on its way"
+            self._photo.lost = True
 
     def init(self, arm: Arm) -> Sequence[Sequence[Command]]:
         return (
@@ -348,8 +347,7 @@ class FrameDriver(Driver):
         return len(_pages(layout))
 
     def warnings(self, layout: Layout) -> Sequence[str]:
-        missing = sorted(set().union(*(text.prepare(part, FONT).missing for part in _parts(layout))))
-        return [f"the lens has no glyph for {' '.join(missing[:16])}"] if missing else []
+        return text.lacking(_texts(layout), FONT)
 
     def _message(
         self, name: str, body: bytes, *, lane: Lane = Lane.CONTROL, tries: int = 3, mtu: int = 0
@@ -375,6 +373,14 @@ class FrameDriver(Driver):
     # ---------------------------------------------------------------------------------------------------- decode
 
     def decode(self, arm: Arm, char: str, data: bytes, now: float) -> list[Event]:
+        photo = self._photo
+        if photo is not None and photo.lost:
+            return [*self._photo_failed("the link was lost"), *self._read(data, now)]
+        if photo is not None and photo.since is None:
+            photo.since = photo.last = now
+        return self._read(data, now)
+
+    def _read(self, data: bytes, now: float) -> list[Event]:
         if not data:
             return [Unknown(data)]
         if data[:1] != DATA:
@@ -429,11 +435,9 @@ class FrameDriver(Driver):
 
     def _photo_data(self, data: bytes, now: float) -> list[Event]:
         photo = self._photo
-        if photo is None or photo.lost:
+        if photo is None:
             return []
         photo.last = now
-        if photo.since is None:
-            photo.since = now
         photo.data += data
         if len(photo.data) > PHOTO_BYTES_MAX:
             return self._photo_failed(f"a picture above the limit of {PHOTO_BYTES_MAX} bytes")
@@ -441,7 +445,7 @@ class FrameDriver(Driver):
 
     def _photo_end(self, body: bytes) -> list[Event]:
         photo = self._photo
-        if photo is None or photo.lost:
+        if photo is None:
             return []
         size = int.from_bytes(body, "big") if len(body) == 4 else len(photo.data)
         if len(photo.data) != size:
@@ -460,11 +464,8 @@ class FrameDriver(Driver):
         times: list[float] = []
         if self._tapped is not None:
             times.append(self._tapped + TAP_WINDOW)
-        if self._photo is not None:
-            if self._photo.lost or self._photo.since is None:
-                times.append(0.0)  # at once: to fail it, or to look at the clock for the first time
-            else:
-                times.append(min(self._photo.last + PHOTO_STALL, self._photo.since + PHOTO_DEADLINE))
+        if self._photo is not None and self._photo.since is not None:
+            times.append(min(self._photo.last + PHOTO_STALL, self._photo.since + PHOTO_DEADLINE))
         return min(times, default=None)
 
     def handle_deadline(self, now: float) -> list[tuple[Arm, Event]]:
@@ -474,12 +475,9 @@ class FrameDriver(Driver):
             events.append(Touch(gestures[min(self._taps, 3) - 1]))
             self._taps, self._tapped = 0, None
         photo = self._photo
-        if photo is not None:
-            if photo.lost:
-                events += self._photo_failed(photo.lost)
-            elif photo.since is None:
-                photo.since = photo.last = now
-            elif now >= photo.since + PHOTO_DEADLINE or now >= photo.last + PHOTO_STALL:
+        if photo is not None and photo.since is not None:
+            end = min(photo.last + PHOTO_STALL, photo.since + PHOTO_DEADLINE)
+            if now >= end:
                 events += self._photo_failed(f"the glasses stopped sending after {len(photo.data)} bytes")
         return [(Arm.WHOLE, event) for event in events]
 
@@ -553,7 +551,7 @@ def _picture(data: str) -> bytes:
     return Ask.PICTURE + place + body
 
 
-def _parts(layout: Layout) -> tuple[str, ...]:
+def _texts(layout: Layout) -> tuple[str, ...]:
     match layout:
         case TextWall(body):
             return (body,)
@@ -564,7 +562,7 @@ def _parts(layout: Layout) -> tuple[str, ...]:
 
 
 def _pages(layout: Layout) -> list[list[str]]:
-    parts = [text.prepare(part, FONT).text for part in _parts(layout)]
+    parts = [text.prepare(part, FONT).text for part in _texts(layout)]
     match layout:
         case DoubleTextWall() | DashboardCard():
             lines = text.columns(parts[0], parts[1], FONT, COLUMN, SECOND_COLUMN)

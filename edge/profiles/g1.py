@@ -213,13 +213,7 @@ class G1Driver(Driver):
         return len(_pages(layout))
 
     def warnings(self, layout: Layout) -> Sequence[str]:
-        missing: set[str] = set()
-        for part in _texts(layout):
-            missing |= text.prepare(part, FONT).missing
-        if not missing:
-            return ()
-        names = ", ".join(f"U+{ord(c):04X}" for c in sorted(missing)[:8])
-        return (f"the lens has no glyph for {names}{' and more' if len(missing) > 8 else ''}",)
+        return text.lacking(_texts(layout), FONT)
 
     def _next(self, arm: Arm, family: int, modulus: int = 256) -> int:
         seq = self._seq.get((arm, family), 0)

@@ -309,6 +309,7 @@ class MentraLiveDriver(Driver):
         self._boot: str | None = None  # the SoC's session; another one means that it has restarted
         self._old_audio = 0
         self._epoch_ms = 0
+        self._charging: bool | None = None  # as `sr_hrt` said last
 
     def opened(self, arm: Arm) -> None:
         self._readers.clear()
@@ -461,7 +462,9 @@ class MentraLiveDriver(Driver):
             case "sr_hrt":
                 events: list[Event] = []
                 if level is not None:
-                    events.append(Battery(_percent(level), charging=bool(body.get("charg"))))
+                    if "charg" in body:
+                        self._charging = bool(body["charg"])
+                    events.append(Battery(_percent(level), self._charging))
                 if body.get("ready"):
                     return [*events, Reply(("sr_hrt",))]
                 if level is not None and level <= _BATTERY_TO_BOOT:
@@ -475,10 +478,12 @@ class MentraLiveDriver(Driver):
                 volts = _int(body.get("vt"))
                 found: list[Event] = [Reply(("sr_batv",))]
                 if level is not None:
-                    # No source has a charging flag here; the vendor's app infers it from the voltage as well.
-                    found.insert(
-                        0, Battery(_percent(level), charging=None if volts is None else volts > 4000)
-                    )
+                    # No source has a charging flag here; while `sr_hrt` has never said it, the voltage is all there is,
+                    # as for the vendor's app. A full battery without a charger has more than 4 V as well.
+                    charging = self._charging
+                    if charging is None and volts is not None:
+                        charging = volts > 4000
+                    found.insert(0, Battery(_percent(level), charging))
                 return found
             case "sr_tpevt":
                 number = _int(body.get("type"))

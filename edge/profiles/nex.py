@@ -101,14 +101,25 @@ CHUNKS_MAX = 256
 IMAGE_ROUNDS = 3  # failure catalogue MED-03
 IMAGE_WAIT = 5.0  # the glasses draw only when all chunks are there
 AUDIO_FRAME = 40
+ANSWER_EVERY = 2.0
+_CLEAR = proto.message({TO_CLEAR: b""})
 LONG_PRESS = 0.5  # guess: the firmware reports down and up, not how long
 
-# The text defaults of the vendor's app. The firmware adds 80 to y by itself.
+# The text defaults of the vendor's app. The firmware adds 80 to y by itself. Several lines grow upwards from there, so
+# that the last one is on the panel.
 TEXT_X, TEXT_Y, TEXT_SIZE, TEXT_COLOUR = 20, 260, 48, 10_000
 WIDTH, HEIGHT = 500, 220  # the canvas that the newest app draws on
 LINES = 4  # of 48 pixels on 220
-#: No width table of the device's font is known: every letter counts as half its height, which is wide rather than narrow.
-FONT = text.Font(widths={}, wide=TEXT_SIZE, other=TEXT_SIZE // 2, max_lines=LINES, width=WIDTH - 2 * TEXT_X)
+#: No width table of the device's font is known: every letter of Latin script counts as half its height, which is wide
+#: rather than narrow. What lies beyond Latin is a guess, so the wearer's developer is told about it.
+_LATIN = "".join(map(chr, (*range(0x20, 0x7F), *range(0xA0, 0xAD), *range(0xAE, 0x180)))) + "–—‘’“”•…€™←→−◊"
+FONT = text.Font(
+    widths=dict.fromkeys(_LATIN, TEXT_SIZE // 2),
+    wide=TEXT_SIZE,
+    other=TEXT_SIZE // 2,
+    max_lines=LINES,
+    width=WIDTH - 2 * TEXT_X,
+)
 COLUMN, SECOND_COLUMN = 230, 250
 
 _BUTTONS = ("center", "left", "right")
@@ -141,11 +152,14 @@ class NexDriver(Driver):
         self._audio = 0
         self._pressed: dict[int, float] = {}
         self._head_up_angle = 20  # degrees; until the wearer sets one
+        self._picture_shown = False
+        self._answered: float | None = None
 
     def opened(self, arm: Arm) -> None:
         self._fragments.clear()
         self._images.clear()
         self._pressed.clear()
+        self._picture_shown = True  # unknown: they keep their last picture over a reconnect
 
     def init(self, arm: Arm) -> Sequence[Sequence[Command]]:
         ask = proto.message({1: "hello", TO_BATTERY: b""})
@@ -210,6 +224,9 @@ class NexDriver(Driver):
     def pages(self, layout: Layout) -> int:
         return len(_pages(layout))
 
+    def warnings(self, layout: Layout) -> Sequence[str]:
+        return text.lacking(_texts(layout), FONT)
+
     def _command(
         self,
         name: str,
@@ -252,8 +269,13 @@ class NexDriver(Driver):
         def encode(payload_max: int) -> Sequence[Packet]:
             room = payload_max - 40  # header and the other members take less
             shown = body if self._headers else _cut(body, room)
-            message: dict[int, proto.Value] = {1: shown, 2: TEXT_COLOUR, 3: TEXT_X, 4: TEXT_Y, 5: TEXT_SIZE}
-            return self._packets(proto.message({TO_TEXT: proto.message(message)}), payload_max, None, 1.0)
+            y = TEXT_Y - TEXT_SIZE * shown.count("\n")
+            message: dict[int, proto.Value] = {1: shown, 2: TEXT_COLOUR, 3: TEXT_X, 4: y, 5: TEXT_SIZE}
+            clear, self._picture_shown = self._picture_shown, False
+            return (
+                *(self._packets(_CLEAR, payload_max, None, 1.0) if clear else ()),
+                *self._packets(proto.message({TO_TEXT: proto.message(message)}), payload_max, None, 1.0),
+            )
 
         return Command("text", encode, lane=Lane.BULK, tries=1)
 
@@ -270,7 +292,9 @@ class NexDriver(Driver):
             self._images = {stream: _Image(chunks)}  # a newer picture replaces the one under way
             wish = proto.message({1: stream, 4: WIDTH, 5: HEIGHT, 6: "bmp", 7: len(chunks)})
             head = proto.message({TO_IMAGE: wish})
+            self._picture_shown = True
             return (
+                *self._packets(_CLEAR, payload_max, None, 1.0),  # a picture is drawn over what was there
                 *self._packets(head, payload_max, None, 1.0),
                 *_chunk_packets(stream, chunks, range(len(chunks))),
             )
@@ -351,6 +375,11 @@ class NexDriver(Driver):
             case From.ANGLE_SET:
                 return [Reply(("angle",), ok=bool(proto.number(body, 1)))]
             case From.PING:
+                # Firmware with the two names reversed would answer our answer: once in a while is enough (it asks
+                # every 10 s and waits 3 s), and no loop comes of it.
+                if self._answered is not None and now - self._answered < ANSWER_EVERY:
+                    return []
+                self._answered = now
                 return [Send(self._command("answer", {TO_PONG: b""}, lane=Lane.HEARTBEAT, tries=1))]
             case From.VAD:
                 return [Speech(on=proto.number(body, 1) == 1)]
@@ -469,17 +498,23 @@ def _json(data: bytes) -> list[Event]:
 # -------------------------------------------------------------------------------------------------------- layouts
 
 
-def _pages(layout: Layout) -> list[list[str]]:
+def _texts(layout: Layout) -> tuple[str, ...]:
     match layout:
         case TextWall(body):
-            lines = text.wrap(text.prepare(body, FONT).text, FONT)
-        case DoubleTextWall(left, right) | DashboardCard(left, right):
-            parts = (text.prepare(left, FONT).text, text.prepare(right, FONT).text)
-            lines = text.columns(parts[0], parts[1], FONT, COLUMN, SECOND_COLUMN)
-        case ReferenceCard(title, body):
-            lines = text.wrap(text.prepare("\n".join(p for p in (title, body) if p), FONT).text, FONT)
+            return (body,)
+        case DoubleTextWall(a, b) | DashboardCard(a, b) | ReferenceCard(a, b):
+            return (a, b)
         case _:
-            lines = []
+            return ()
+
+
+def _pages(layout: Layout) -> list[list[str]]:
+    parts = [text.prepare(part, FONT).text for part in _texts(layout)]
+    match layout:
+        case DoubleTextWall() | DashboardCard():
+            lines = text.columns(parts[0], parts[1], FONT, COLUMN, SECOND_COLUMN)
+        case _:
+            lines = text.wrap("\n".join(part for part in parts if part), FONT)
     return text.paginate(lines, LINES)
 
 

@@ -8,7 +8,7 @@ without a word.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 #: Stands for a character that the lens cannot draw. In the G1 table, unlike U+FFFD, and unlike "?" never a real text.
@@ -177,6 +177,15 @@ def prepare(text: str, font: Font) -> Prepared:
         else:
             out.append(_transliterate(character, font, missing))
     return Prepared("".join(out), frozenset(missing))
+
+
+def lacking(parts: Iterable[str], font: Font) -> Sequence[str]:
+    """A sentence about the glyphs that the lens lacks for these texts; none if it draws them all."""
+    missing = {character for part in parts for character in prepare(part, font).missing}
+    if not missing:
+        return ()
+    names = ", ".join(f"U+{ord(c):04X}" for c in sorted(missing)[:8])
+    return (f"the lens has no glyph for {names}{' and more' if len(missing) > 8 else ''}",)
 
 
 def _transliterate(character: str, font: Font, missing: set[str]) -> str:

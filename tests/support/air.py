@@ -132,7 +132,7 @@ class Air:
 
     def photo(self, request_id: str) -> None:
         self.say(
-            type="photo_request", requestId=request_id, packageName="com.example", webhookUrl="http://app/photo",
+            type="photo_request", sessionId="u", requestId=request_id, appId="com.example", webhookUrl="http://app/photo",
             authToken="t", size="small", compress="none",
         )  # fmt: skip
 
@@ -201,6 +201,8 @@ class Air:
     def _dialled(self, conn_id: int) -> None:
         self._conn = conn_id
         self.feed(self.node.opened(conn_id, self.now))
+        # One at open, one for the announcement, as a cloud without the link extension answers.
+        self.feed(self.node.received(conn_id, json.dumps(_ACK).encode(), self.now))
 
     def _cloud(self, conn_id: int, message: dict[str, Any]) -> None:
         self.said.append((self.now, message))

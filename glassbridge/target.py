@@ -100,7 +100,7 @@ def client(target: Target, *, timeout: float | None = TIMEOUT) -> httpx.Client:
 def request(target: Target, method: str, path: str, **options: Any) -> httpx.Response:
     """One request. Raises CommandError (69) when nobody answers, (1 or 77) when the answer is a refusal."""
     try:
-        with client(target) as http:
+        with client(target, timeout=options.pop("timeout", TIMEOUT)) as http:
             reply = http.request(method, path, **options)
     except httpx.HTTPError as error:
         raise CommandError(

@@ -198,17 +198,14 @@ class App:
             if len(raw) > TEXT_BYTES_MAX:
                 return b"", _error(413, f"the body is over {TEXT_BYTES_MAX} bytes")
         signature = request.headers.get(SIGNATURE_HEADER)
-        if signature is not None:
-            genuine = signature_is_valid(raw, signature, self._api_key, time.time())
-            fault = (
-                None if genuine else "the signature is not this app's, or over 5 minutes old (a wrong clock?)"
-            )
-        elif self._clouds:
-            fault = "the request is not signed, and this app only listens to the cloud it was given"
-        elif request.client is None or not is_loopback(request.client.host):
-            fault = "without App(cloud=...) only requests from this machine are taken unsigned"
-        else:
+        if signature is not None and signature_is_valid(raw, signature, self._api_key, time.time()):
             fault = None
+        elif self._clouds:
+            fault = "it is not signed with this app's key, or over 5 minutes ago (a wrong clock?)"
+        elif request.client is None or not is_loopback(request.client.host):
+            fault = "without App(cloud=...) only requests from this machine are believed unsigned"
+        else:
+            fault = None  # development: the cloud learns our key only when we connect, so it cannot sign with it yet
         if fault is None:
             return raw, None
         log.warning("refused a request to %s: %s", request.url.path, fault)

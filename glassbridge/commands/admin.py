@@ -325,6 +325,46 @@ def cloud_run(
     return run(CloudConfig.load(file, flags), json_ready=as_json)
 
 
+@cloud.command("check")
+def cloud_check(
+    url: Annotated[str, typer.Argument(metavar="URL", help="As glasses and apps reach it: https://...")],
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file", exists=True, dir_okay=False, help="A core token: also tries an idle socket."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Health, TLS, the upgrade through the proxy, idle time-outs: one finding a line, with its cure."""
+    import asyncio
+
+    from cloud.check import Finding, Verdict, check
+
+    core_token = token_file.read_text().strip() if token_file else None
+    findings: list[Finding] = []
+
+    async def all_findings() -> None:
+        async for finding in check(url, token=core_token):
+            findings.append(finding)
+            if as_json:
+                emit(
+                    {
+                        "step": finding.step,
+                        "verdict": finding.verdict,
+                        "found": finding.found,
+                        "fix": finding.fix,
+                    }
+                )
+                continue
+            show(f"{finding.verdict.value:<8} {finding.step:<16} {finding.found}")
+            if finding.fix:
+                show(f"{'':<26}fix: {finding.fix}")
+
+    asyncio.run(all_findings())
+    return Exit.FAILED if any(finding.verdict is Verdict.FAILED for finding in findings) else Exit.OK
+
+
 @config.command("show")
 def config_show(
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,

@@ -66,7 +66,12 @@ async def lens_routes(sim_control_url: Callable[[], str | None]) -> AsyncIterato
     pages = files("glassbridge.web")
     contents = {path: (pages / name).read_bytes() for path, (name, _) in ASSETS.items()}
     # One client for the page's requests. Nobody waits long on loopback, except for the event stream.
-    client = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(10.0, read=None))
+    client = httpx.AsyncClient(
+        trust_env=False,
+        timeout=httpx.Timeout(10.0, read=None),
+        # A kept connection may be closed by the simulator at the moment we use it again; on loopback a new one is cheap.
+        limits=httpx.Limits(max_keepalive_connections=0),
+    )
 
     async def asset(request: Request) -> Response:
         path = request.url.path

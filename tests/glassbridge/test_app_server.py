@@ -62,6 +62,14 @@ async def test_the_key_is_never_taken_to_a_foreign_address(url: str) -> None:
         assert app.sessions == ()
 
 
+async def test_in_development_a_cloud_on_this_machine_need_not_know_the_key_yet() -> None:
+    app = make_app()
+    async with app_cloud(app) as cloud:
+        body = cloud.session_request()
+        reply = await cloud.post("/webhook", body, signed("a key that the cloud made up", body, time.time()))
+        assert reply.status_code == 200
+
+
 async def test_a_second_start_of_the_same_session_replaces_the_first() -> None:
     app = make_app()
     stops: list[str] = []

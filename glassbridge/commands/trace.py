@@ -1,0 +1,144 @@
+"""Commands that look at what goes on: events of the cloud, recordings of the glasses.
+
+Rules: events are the cloud's own trace, without anything that was said, typed or shown.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glassbridge import target
+from glassbridge.commands.run import Json
+from glassbridge.output import CommandError, Exit, emit, show, talk
+
+Url = Annotated[
+    str | None, typer.Option("--url", help="Where it runs; default: the running `glassbridge dev`.")
+]
+
+#: The cloud answers a waiting request at the latest after so long. Seconds.
+WAIT = 20
+
+_HIDDEN = ("seq", "at", "user", "kind")
+
+
+def event_line(record: dict[str, Any]) -> str:
+    """One event for people: number, time, kind, and its members."""
+    at = datetime.fromtimestamp(record["at"]).strftime("%H:%M:%S.%f")[:-3]
+    members = " ".join(
+        f"{name}={_value(value)}"
+        for name, value in record.items()
+        if name not in _HIDDEN and value not in (None, "")
+    )
+    return f"{record['seq']:>6}  {at}  {record['kind']:<16} {members}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return str(value)
+
+
+def events(
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until interrupted.")] = False,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", help="Only these: webhook, to_app, display, ... Repeatable.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """What the cloud did: webhooks, messages, displays with the time of each hop."""
+    where = target.find(url)
+    seen = 0
+    while True:
+        reply = target.request(
+            where, "GET", "/api/admin/trace", params={"since": seen, "wait": WAIT if follow and seen else 0},
+            timeout=WAIT + 10,
+        )  # fmt: skip
+        for record in reply.json()["events"]:
+            seen = max(seen, record["seq"])
+            if kind and record["kind"] not in kind:
+                continue
+            if as_json:
+                emit(record)
+            else:
+                show(event_line(record))
+        if not follow:
+            return
+        if not seen:
+            time.sleep(0.5)
+
+
+def record(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="Where to write it, e.g. demo.jsonl.")],
+    url: Url = None,
+) -> None:
+    """Record what is done to the simulated glasses and what they show, until interrupted."""
+    from httpx import HTTPError
+
+    from glassbridge.recording import follow, header, line
+
+    where = target.find(url)
+    target.request(where, "GET", "/api/sim/state")
+    count = 0
+    try:
+        with file.open("wb") as out, target.client(where) as client:
+            out.write(header())
+            talk(f"recording to {file}; Ctrl-C ends it")
+            for entry in follow(client):
+                out.write(line(entry))
+                out.flush()
+                count += 1
+    except KeyboardInterrupt:
+        talk(f"{count} lines in {file}; play them with: glassbridge replay {file} --expect-lens")
+    except HTTPError:
+        raise CommandError(
+            "the recording ended early", "the simulator went away", f"glassbridge replay {file}"
+        ) from None
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A recording.")],
+    expect_lens: Annotated[
+        bool, typer.Option("--expect-lens", help="The lenses must show the same again; exit 1 if not.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> int:
+    """Do again what was recorded."""
+    from httpx import HTTPError
+
+    from glassbridge.recording import expectations, read
+    from glassbridge.recording import replay as play
+
+    entries = read(file)
+    where = target.find(url)
+    target.request(where, "GET", "/api/sim/state")
+    try:
+        with target.client(where) as client:
+            faults = play(client, entries, expect=expect_lens, folder=file.parent)
+    except HTTPError as error:
+        raise CommandError(
+            "the replay ended early", type(error).__name__, "glassbridge dev", Exit.UNREACHABLE
+        ) from None
+    expected = len(expectations(entries)) if expect_lens else 0
+    if as_json:
+        emit({"ok": not faults, "faults": faults, "expected": expected})
+    else:
+        for fault in faults:
+            show(fault)
+        words = (
+            f"{expected - len(faults)} of {expected} pictures appeared again" if expect_lens else "replayed"
+        )
+        show(words)
+    return Exit.FAILED if faults else Exit.OK
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these commands."""
+    for command in (events, record, replay):
+        app.command(rich_help_panel="Look closer")(command)

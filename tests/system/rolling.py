@@ -215,6 +215,7 @@ class Phase:
 
     name: str
     recovery: list[float] = field(default_factory=list)  # s, per wearer and app
+    online: float = 0.0  # s until the last edge was online again
     pressed: int = 0
     missing: int = 0  # presses that did not reach an app, counted per app
     declared: int = 0  # ... of which the edge said that they were too old
@@ -224,7 +225,7 @@ class Phase:
         times = sorted(self.recovery)
         p50, p99 = statistics.median(times), times[min(len(times) - 1, round(0.99 * len(times)))]
         return (
-            f"{self.name:<34} back p50 {p50:6.2f} s  p99 {p99:6.2f} s  "
+            f"{self.name:<34} online {self.online:5.1f} s  back p50 {p50:5.2f} s  p99 {p99:5.2f} s  "
             f"presses {self.pressed:5}  undelivered {self.missing:4}  expired {self.declared:4}  doubled {self.doubled}"
         )
 
@@ -349,11 +350,13 @@ class Stage:
         await fault()
         healed = time.time()
         everyone = len(self.edges) * len(PACKAGES)
+        await self.until(lambda: all(edge.online for edge in self.edges), f"{name}: everybody online", within)
+        online = time.time() - healed
         await self.until(
             lambda: len(self.back_since(healed)) == everyone, f"{name}: everybody served again", within
         )
         recovery = [at - healed for at in self.back_since(healed).values()]
-        await asyncio.sleep(3.0)  # what is still under way, and a calm moment before the next fault
+        await asyncio.sleep(3.0)  # what is still under way
         presses = {
             button
             for edge in self.edges
@@ -364,6 +367,7 @@ class Stage:
         return Phase(
             name,
             recovery,
+            online,
             len(presses),
             sum(1 for count in counts.values() if count == 0),
             sum(edge.expired for edge in self.edges) - expired,
@@ -372,9 +376,9 @@ class Stage:
 
 
 async def run(
-    users: int, app_outage: float, hole: float, folder: Path, say: Callable[[str], None]
+    users: int, app_outage: float, hole: float, calm: float, folder: Path, say: Callable[[str], None]
 ) -> list[Phase]:
-    """All phases, one after the other."""
+    """All phases, one after the other. `calm`: seconds between two; after 30 a connection counts as healthy."""
     phases: list[Phase] = []
     async with Stage(folder, users).running() as stage:
 
@@ -418,7 +422,12 @@ async def run(
         ):
             phases.append(await stage.phase(name, fault, within=90.0))
             say(phases[-1].line())
+            await asyncio.sleep(calm)
     return phases
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def main() -> int:
@@ -426,9 +435,12 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=30)
     parser.add_argument("--app-outage", type=float, default=25.0, help="seconds")
     parser.add_argument("--hole", type=float, default=15.0, help="seconds")
+    parser.add_argument("--calm", type=float, default=32.0, help="seconds between two phases")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        phases = asyncio.run(run(options.users, options.app_outage, options.hole, Path(folder), print))
+        phases = asyncio.run(
+            run(options.users, options.app_outage, options.hole, options.calm, Path(folder), _say)
+        )
     doubled = sum(phase.doubled for phase in phases)
     print(f"rolling: {options.users} users × {len(PACKAGES)} apps, {len(phases)} phases, doubled {doubled}")
     return 1 if doubled else 0

@@ -13,7 +13,7 @@ from tests.system.rolling import PACKAGES, run
 @pytest.mark.failure("APP-02")
 @pytest.mark.failure("CON-16")
 async def test_everybody_is_served_again_and_nothing_comes_twice(tmp_path: Path) -> None:
-    phases = await run(3, 4.0, 12.0, tmp_path, print)
+    phases = await run(3, 4.0, 12.0, 0.0, tmp_path, print)
     assert sum(phase.doubled for phase in phases) == 0
     for phase in phases:
         if "app server" not in phase.name and phase.name != "start":

@@ -283,31 +283,34 @@ class Hub:
         connections = self._connections
         for effect in effects:
             match effect:
-                case fx.SendToApps(ids, payload, delivery, key, about):
-                    frame = Frame.text(payload)
+                # The frequent ones first and without captures: a pattern that binds five names costs 0.3 µs more.
+                case fx.SendToApps():
+                    frame = Frame.text(effect.payload)
+                    ids, delivery, key = effect.connection_ids, effect.delivery, effect.key
                     for connection_id in ids:
                         target = connections.get(connection_id)
                         if target is not None:
                             target.send(frame, delivery, key)
                     self._events_delivered += len(ids)
                     if now < self._watched_until:
-                        self._note(entry, "to_app", {"about": about, "apps": len(ids), "bytes": len(payload)})
-                case fx.SendAudio(ids, pcm):
-                    frame = Frame.binary(pcm)
-                    for connection_id in ids:
+                        size = len(effect.payload)
+                        self._note(entry, "to_app", {"about": effect.about, "apps": len(ids), "bytes": size})
+                case fx.SendAudio():
+                    frame = Frame.binary(effect.pcm)
+                    for connection_id in effect.connection_ids:
                         target = connections.get(connection_id)
                         if target is not None:
                             target.send(frame, Delivery.LOSSY)
-                case fx.SendToGlasses(connection_id, payload, delivery, key):
-                    target = connections.get(connection_id)
+                case fx.SendToGlasses():
+                    target = connections.get(effect.connection_id)
                     if target is not None:
-                        target.send(Frame.text(payload), delivery, key)
-                case fx.Record(kind, detail):
-                    self._recorded(entry, kind, detail)
-                case fx.PingApp(connection_id, payload):
-                    target = connections.get(connection_id)
+                        target.send(Frame.text(effect.payload), effect.delivery, effect.key)
+                case fx.Record():
+                    self._recorded(entry, effect.kind, effect.detail)
+                case fx.PingApp():
+                    target = connections.get(effect.connection_id)
                     if target is not None:
-                        target.ping(payload)
+                        target.ping(effect.payload)
                 case fx.CloseGlasses(connection_id, code, reason) | fx.CloseApp(connection_id, code, reason):
                     target = connections.get(connection_id)
                     if target is not None:

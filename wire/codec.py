@@ -49,15 +49,11 @@ def load_object(
         raise ProtocolError(
             ErrorCode.MALFORMED_MESSAGE, "a message must be a JSON object with a string `type`"
         )
-    if _may_be_deep(data) and _depth(value) > DEPTH_MAX:
-        raise ProtocolError(ErrorCode.MALFORMED_MESSAGE, f"nested deeper than {DEPTH_MAX} levels")
-    return value
-
-
-def _may_be_deep(data: bytes | bytearray | memoryview) -> bool:
     # Counting brackets is far cheaper than walking the value, and almost every message has few.
     raw = data if type(data) is bytes else bytes(data)
-    return raw.count(b"[") + raw.count(b"{") > DEPTH_MAX
+    if raw.count(b"[") + raw.count(b"{") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
+        raise ProtocolError(ErrorCode.MALFORMED_MESSAGE, f"nested deeper than {DEPTH_MAX} levels")
+    return value
 
 
 def _depth(value: object) -> int:

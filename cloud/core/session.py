@@ -532,13 +532,13 @@ class Session:
         out: list[Effect] = []
         for effect in effects:
             match effect:
-                case links.Deliver(_, data):
+                case links.Deliver():
                     if self._loaded:
-                        out += self._glasses_frame(data, now)
+                        out += self._glasses_frame(effect.data, now)
                     else:
-                        out += self._keep_early(effect.connection_id, data, now)
-                case links.Transmit(connection_id, data, delivery, key):
-                    out.append(SendToGlasses(connection_id, data, delivery, key))
+                        out += self._keep_early(effect.connection_id, effect.data, now)
+                case links.Transmit():
+                    out.append(SendToGlasses(effect.connection_id, effect.data, effect.delivery, effect.key))
                 case links.Welcome(_, welcome):
                     out += self._handshake(self._ack(welcome), now)
                 case links.Resumed():
@@ -1700,37 +1700,29 @@ class Session:
         out: list[Effect] = []
         for effect in effects:
             match effect:
-                case displays.Show(view, package, layout, duration, display_id):
+                case displays.Show():
+                    view, layout, number = effect.view, effect.layout, effect.display_id
                     if self._glasses is not None:  # else they are told anew when they return
                         data = display_event(
-                            package, view, layout, duration, str(display_id), self.clock.iso(now)
+                            effect.package, view, layout, effect.duration, str(number), self.clock.iso(now)
                         )
-                        sent = self.link.send(data, Delivery.LATEST, now=now, key=f"display_event:{view}")
-                        out += self._link(sent, now)
-                    out.append(
-                        Record(
-                            "display",
-                            {
-                                "id": display_id,
-                                "view": view,
-                                "package": package,
-                                "layout": layout.get("layoutType"),
-                            },
+                        key = "display_event:main" if view == "main" else "display_event:dashboard"
+                        out += self._link(
+                            self.link.send(data, Delivery.LATEST, now=now, key=key),
+                            now,
                         )
-                    )
-                case displays.Settled(package, display_id, outcome, reason, waited):
-                    out.append(
-                        Record(
-                            "display_settled",
-                            {
-                                "id": display_id,
-                                "package": package,
-                                "outcome": outcome,
-                                "reason": reason,
-                                "waited": waited,
-                            },
-                        )
-                    )
+                    kind = layout.get("layoutType")
+                    detail = {"id": number, "view": view, "package": effect.package, "layout": kind}
+                    out.append(Record("display", detail))
+                case displays.Settled():
+                    settled = {
+                        "id": effect.display_id,
+                        "package": effect.package,
+                        "outcome": effect.outcome,
+                        "reason": effect.reason,
+                        "waited": effect.waited,
+                    }
+                    out.append(Record("display_settled", settled))
                 case _:
                     assert_never(effect)
         return out

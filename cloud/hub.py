@@ -55,6 +55,11 @@ log = logging.getLogger(__name__)
 TRACE_MAX: Final = 2000
 #: Connection states kept per session for the console.
 HISTORY_MAX: Final = 100
+#: Lanes of a session's picture (glasses, microphone, one per app): those that changed longest ago go first.
+LANES_MAX: Final = 24
+#: Webhooks kept per app for the console, each with its reply up to that size in bytes (SDK replies have about 100).
+WEBHOOKS_MAX: Final = 10
+WEBHOOK_REPLY_MAX: Final = 4096
 #: Liveness of all sockets is looked at this often; the shortest interval that it serves is 10 s.
 SWEEP: Final = 1.0
 #: The gauges are brought up to date every so many looks.
@@ -136,6 +141,8 @@ class SessionEntry:
     connected_at: dict[str, float] = field(default_factory=dict)  # wall clock, for presence
     streams: dict[str, _AudioStream] = field(default_factory=dict)
     history: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=HISTORY_MAX))
+    #: Lane -> its states with their times; lanes in the order of their last change.
+    lanes: OrderedDict[str, deque[dict[str, Any]]] = field(default_factory=OrderedDict)
     registered: bool = True
 
 
@@ -227,6 +234,10 @@ class Hub:
         self._trace: deque[tuple[int, float, str, str, Mapping[str, Any]]] = deque(maxlen=TRACE_MAX)
         self._trace_seq = 0
         self._watched_until = float("inf") if config.profile == "dev" else 0.0
+        self._webhook_log: dict[str, deque[dict[str, Any]]] = {}
+        self._webhook_id = 0
+        #: Called each time the gauges were brought up to date, for those who keep samples of them.
+        self.on_published: Callable[[], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._connects = RateLimiter(CONNECT_RATE, CONNECT_BURST)
@@ -454,6 +465,18 @@ class Hub:
         last = entry.history[-1] if entry.history else None
         if last is None or last["state"] != session.state.value:
             entry.history.append({"state": session.state.value, "reason": session.reason, "at": time.time()})
+            self._lane(entry, "glasses", session.state.value, session.reason)
+
+    def _lane(self, entry: SessionEntry, lane: str, state: str, reason: str | None) -> None:
+        """One more state in a session's picture over time; a repetition is none."""
+        states = entry.lanes.get(lane)
+        if states is None:
+            while len(entry.lanes) >= LANES_MAX:
+                entry.lanes.popitem(last=False)
+            states = entry.lanes[lane] = deque(maxlen=HISTORY_MAX)
+        if not states or states[-1]["state"] != state or states[-1]["reason"] != reason:
+            states.append({"state": state, "reason": reason, "at": time.time()})
+            entry.lanes.move_to_end(lane)
 
     # ------------------------------------------------------------------------------------------------ tasks
 
@@ -551,6 +574,7 @@ class Hub:
             request.base_url + "/webhook", request.package, request.body, request.timeout
         )
         self._metrics.histogram("webhook_seconds").labels(kind="session_request").observe(result.duration)
+        self._keep_webhook(request.package, request.body, result)
         self._note(
             entry,
             "webhook",
@@ -599,11 +623,49 @@ class Hub:
             url, body, timeout=timeout, signing_key=record.hashed_api_key if record else None
         )
 
+    def _keep_webhook(
+        self, package: str, body: Mapping[str, Any], result: WebhookResult, *, replayed: bool = False
+    ) -> Mapping[str, Any]:
+        """Remember a webhook and its reply for the console; the body holds no key and no content of the user."""
+        reply = result.body
+        if reply is not None and len(str(reply)) > WEBHOOK_REPLY_MAX:
+            reply = {"note": f"a reply of over {WEBHOOK_REPLY_MAX} characters is not kept"}
+        self._webhook_id += 1
+        record = {
+            "id": self._webhook_id,
+            "at": time.time(),
+            "user": body.get("userId"),
+            "request": dict(body),
+            "ok": result.ok,
+            "status": result.status,
+            "error": result.error,
+            "reply": reply,
+            "ms": round(result.duration * 1000, 1),
+            "replayed": replayed,
+        }
+        self._webhook_log.setdefault(package, deque(maxlen=WEBHOOKS_MAX)).append(record)
+        return record
+
+    def webhooks_of(self, package_name: str) -> Sequence[Mapping[str, Any]]:
+        """The last webhooks to this app with their replies, oldest first."""
+        return list(self._webhook_log.get(package_name, ()))
+
+    async def replay_webhook(self, package_name: str, number: int) -> Mapping[str, Any] | None:
+        """Send a kept webhook once more to where the app is now; its new record, or None if it is no longer kept."""
+        kept = next((one for one in self.webhooks_of(package_name) if one["id"] == number), None)
+        record = self._store.apps.get(package_name)
+        if kept is None or record is None:
+            return None
+        url = record.public_url.rstrip("/") + "/webhook"
+        result = await self._post(url, package_name, kept["request"], self._timing.lifecycle.webhook)
+        return self._keep_webhook(package_name, kept["request"], result, replayed=True)
+
     async def _post_stop(self, entry: SessionEntry, request: fx.PostStopRequest) -> None:
         result = await self._post(
             request.base_url + "/webhook", request.package, request.body, request.timeout
         )
         self._metrics.histogram("webhook_seconds").labels(kind="stop_request").observe(result.duration)
+        self._keep_webhook(request.package, request.body, result)
         self._note(
             entry,
             "webhook",
@@ -834,6 +896,8 @@ class Hub:
                 return
             case "glasses_connected" | "glasses_lost":
                 self._history(entry)
+            case "microphone":
+                self._lane(entry, "microphone", "on" if detail["on"] else "off", None)
         self._note(entry, kind, detail)
 
     def _note(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any]) -> None:
@@ -851,6 +915,7 @@ class Hub:
             case (AppState.ERROR, AppState.LOADING):
                 self._metrics.counter("app_restarts_total").labels(outcome="tried").inc()
         self._log_move(entry, moved)
+        self._lane(entry, moved.package, moved.after.value, moved.reason.value)
         self._note(
             entry,
             "app",
@@ -1042,6 +1107,31 @@ class Hub:
                 "location_tier": session.subscriptions.location_tier,
             },
         )
+
+    def user_ids(self) -> list[str]:
+        """Everybody who has a session now."""
+        return list(self._sessions)
+
+    def lanes(self, user_id: str) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """How glasses, microphone and each app fared: lane -> states with reason and time (wall clock, seconds)."""
+        entry = self._sessions.get(user_id)
+        return {} if entry is None else {lane: list(states) for lane, states in entry.lanes.items()}
+
+    def changed(self, since: int) -> tuple[int, set[str] | None]:
+        """The newest number of the trace, and who is named in it after `since`; None: too long ago to say."""
+        if self._trace and self._trace[0][0] > since + 1:
+            return self._trace_seq, None
+        users = set()
+        for number, _, user, _, _ in reversed(self._trace):
+            if number <= since:
+                break
+            users.add(user)
+        return self._trace_seq, users
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait for peers to read them."""
+        return sum(connection.buffered_bytes for connection in self._connections.values())
 
     def session_owner(self, session_id: str) -> tuple[str, str] | None:
         for user_id, entry in self._sessions.items():
@@ -1325,6 +1415,8 @@ class Hub:
         for app_state, count in app_states.items():
             self._metrics.gauge("app_sessions").labels(state=app_state.value).set(count)
         self._metrics.gauge("microphones_on").set(microphones)
+        if self.on_published is not None:
+            self.on_published()
 
 
 def _timing(config: CloudConfig) -> SessionTiming:
@@ -1381,6 +1473,7 @@ def _app_view(entry: SessionEntry, state: Mapping[str, Any], now: float) -> AppV
     starting = state["state"] in ("loading", "connecting")
     next_attempt = state["next_attempt"]
     info = entry.session.info(state["package"])
+    states = entry.lanes.get(state["package"])
     return AppView(
         package_name=state["package"],
         state=state["state"],
@@ -1388,6 +1481,7 @@ def _app_view(entry: SessionEntry, state: Mapping[str, Any], now: float) -> AppV
         wanted=state["wanted"],
         running=starting or (life is not None and life.is_running),
         foreground=info is not None and info.kind == "standard" and life is not None and life.is_running,
+        since=None if not states else max(0.0, time.time() - states[-1]["at"]),
         last_active_at=entry.connected_at.get(state["package"]),
         last_error=state["last_error"] or None,
         attempt=state["failures"],

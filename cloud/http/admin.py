@@ -15,6 +15,7 @@ from typing import Any, Final
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
+from cloud import app_settings
 from cloud.auth import hash_api_key, new_api_key, normal_user_id
 from cloud.http.accounts import forget_account
 from cloud.http.manifest import for_admin, parse_manifest
@@ -104,6 +105,19 @@ async def trace(call: Call) -> Response:
         await asyncio.sleep(TRACE_POLL)
 
 
+async def replay_event(call: Call) -> Response:
+    """Send a kept event of the glasses (kind `from_glasses`) through its session once more."""
+    seq = call.path("seq")
+    if not seq.isdigit() or not call.services.hub.replay(int(seq)):
+        raise Refusal(
+            409,
+            "this event cannot be sent again: only the last events of live sessions are kept, and only while somebody"
+            " watches the trace",
+            code=ErrorCode.NOT_FOUND,
+        )
+    return JSON({"replayed": int(seq)})
+
+
 # -------------------------------------------------------------------------------------------------- apps
 
 
@@ -168,6 +182,51 @@ async def rotate_key(call: Call) -> Response:
     await call.services.store.put_app(replace(record, hashed_api_key=hash_api_key(key)))
     call.services.hub.close_app(record.package_name, "API key changed")
     return JSON({"packageName": record.package_name, "apiKey": key})
+
+
+async def webhooks(call: Call) -> Response:
+    """The last webhooks to an app with their replies, oldest first."""
+    record = await _record(call)
+    return JSON({"webhooks": call.services.hub.webhooks_of(record.package_name)})
+
+
+async def replay_webhook(call: Call) -> Response:
+    """Send a kept webhook once more; the answer holds the app's new reply."""
+    record = await _record(call)
+    number = call.path("number")
+    hub = call.services.hub
+    kept = {str(one["id"]): one for one in hub.webhooks_of(record.package_name)}.get(number)
+    if kept is None:
+        raise Refusal(404, "this webhook is no longer kept", code=ErrorCode.NOT_FOUND)
+    user = normal_user_id(kept["user"])
+    if kept["request"].get("type") == "session_request" and (user is None or hub.session_view(user) is None):
+        raise Refusal(
+            409,
+            "this user has no session now, so the app would be turned away; connect the glasses first",
+            code=ErrorCode.SESSION_NOT_FOUND,
+        )
+    return JSON({"webhook": await hub.replay_webhook(record.package_name, int(number))})
+
+
+async def app_settings_of(call: Call) -> Response:
+    """A user's settings of an app: the schema, each entry with the value `selected`."""
+    record, user_id = await _record(call), _user(call.path("user"))
+    values = await call.services.store.get_app_settings(user_id, record.package_name)
+    return JSON({"settings": app_settings.for_phone(record.settings, values)})
+
+
+async def put_app_settings_of(call: Call) -> Response:
+    """Change a user's settings of an app; a running app is told."""
+    record, user_id = await _record(call), _user(call.path("user"))
+    changes = (await call.json()).get("values")
+    known = {entry.get("key") for entry in record.settings}
+    if not isinstance(changes, dict) or not changes.keys() <= known:
+        raise Refusal(
+            400, "values: keys of the app's settings are required", code=ErrorCode.MALFORMED_MESSAGE
+        )
+    values = await call.services.store.put_app_settings(user_id, record.package_name, changes)
+    call.services.hub.push_app_settings(user_id, record.package_name)
+    return JSON({"settings": app_settings.for_phone(record.settings, values)})
 
 
 async def registrations(call: Call) -> Response:
@@ -282,11 +341,16 @@ TABLE: Final[list[RouteSpec]] = [
     RouteSpec("POST", "/api/admin/sessions/{user}/apps/{package}/stop", stop, _A),
     RouteSpec("POST", "/api/admin/sessions/{user}/say", say, _A),
     RouteSpec("GET", "/api/admin/trace", trace, _A),
+    RouteSpec("POST", "/api/admin/trace/{seq}/replay", replay_event, _A),
     RouteSpec("GET", "/api/admin/apps", list_apps, _A),
     RouteSpec("POST", "/api/admin/apps", put_app, _A),
     RouteSpec("GET", "/api/admin/apps/{package}", get_app, _A),
     RouteSpec("DELETE", "/api/admin/apps/{package}", delete_app, _A),
     RouteSpec("POST", "/api/admin/apps/{package}/rotate-key", rotate_key, _A),
+    RouteSpec("GET", "/api/admin/apps/{package}/webhooks", webhooks, _A),
+    RouteSpec("POST", "/api/admin/apps/{package}/webhooks/{number}/replay", replay_webhook, _A),
+    RouteSpec("GET", "/api/admin/apps/{package}/settings/{user}", app_settings_of, _A),
+    RouteSpec("PUT", "/api/admin/apps/{package}/settings/{user}", put_app_settings_of, _A),
     RouteSpec("GET", "/api/admin/registrations", registrations, _A),
     RouteSpec("GET", "/api/admin/users", users, _A),
     RouteSpec("POST", "/api/admin/users", add_user, _A),

@@ -93,6 +93,29 @@ class Hub(Protocol):
     def trace(self, since: int = 0) -> Sequence[Mapping[str, Any]]:
         """The last event records, oldest first, each with a growing `seq`; those after `since`."""
 
+    # ---- for the console
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait for peers to read them."""
+
+    def user_ids(self) -> list[str]:
+        """Everybody who has a session now."""
+
+    def changed(self, since: int) -> tuple[int, set[str] | None]:
+        """The newest number of the trace, and who is named in it after `since`; None: too long ago to say."""
+
+    def lanes(self, user_id: str) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """How glasses, microphone and each app fared: lane -> states with reason and time (wall clock, seconds)."""
+
+    def webhooks_of(self, package_name: str) -> Sequence[Mapping[str, Any]]:
+        """The last webhooks to this app with their replies, oldest first."""
+
+    async def replay_webhook(self, package_name: str, number: int) -> Mapping[str, Any] | None:
+        """Send a kept webhook once more to where the app is now; its new record, or None if it is no longer kept."""
+
+    def replay(self, seq: int) -> bool:
+        """Send the event of this trace record (`from_glasses`) through its session once more; False if it is gone."""
+
     # ---- what the user asks
     async def start_app(self, user_id: str, package_name: str) -> AppOutcome:
         """Ends when the app is connected or has failed; SESSION_NOT_FOUND without a session."""

@@ -309,7 +309,11 @@ class Guard:
 
     def _admin(self, call: Call, token: str | None) -> None:
         if token is not None:
+            # A right token gives back what it took: only wrong ones are counted, and guessing is slow.
+            guesses, now = self._services.admin_guesses, self._services.monotonic()
+            limit(call, guesses, call.address)
             self._services.admin.check(token)
+            guesses.retry_after(call.address, now, cost=-1.0)
             return
         # `dev` on loopback is open to programs on this machine, but not to web pages that the browser shows: those come
         # with an Origin of their own or, by DNS rebinding, with a Host that is no loopback name.

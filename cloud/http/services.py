@@ -45,6 +45,8 @@ class Services:
     monotonic: Callable[[], float] = time.monotonic
     #: An ordinary client makes a burst of about 20 requests at start, then a few a minute.
     requests: RateLimiter = field(default_factory=lambda: RateLimiter(rate=20, burst=100))
+    #: Wrong admin tokens per address: a person mistypes a few, a program tries thousands.
+    admin_guesses: RateLimiter = field(default_factory=lambda: RateLimiter(rate=0.2, burst=10))
     #: Wire spec 2.8: 429 above 10 a second.
     device_states: RateLimiter = field(default_factory=lambda: RateLimiter(rate=10, burst=10))
     #: Failure catalogue PER-04: 100 requests a minute per app and user.

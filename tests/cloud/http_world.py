@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from cloud.auth import TokenVerifier, hash_api_key
+from cloud.auth import RateLimiter, TokenVerifier, hash_api_key
 from cloud.config import CloudConfig
 from cloud.http.app import build_http_app
 from cloud.http.ports import AppOutcome, AppView, Presence, SessionView
@@ -63,6 +63,28 @@ class ScriptedHub:
 
     def trace(self, since: int = 0) -> Sequence[Mapping[str, Any]]:
         return [record for record in self.records if record["seq"] > since]
+
+    @property
+    def backlog(self) -> int:
+        return 0
+
+    def user_ids(self) -> list[str]:
+        return list(self.sessions)
+
+    def changed(self, since: int) -> tuple[int, set[str] | None]:
+        return since + 1, set(self.sessions)
+
+    def lanes(self, user_id: str) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        return {}
+
+    def webhooks_of(self, package_name: str) -> Sequence[Mapping[str, Any]]:
+        return []
+
+    async def replay_webhook(self, package_name: str, number: int) -> Mapping[str, Any] | None:
+        return None
+
+    def replay(self, seq: int) -> bool:
+        return any(record["seq"] == seq for record in self.records)
 
     async def start_app(self, user_id: str, package_name: str) -> AppOutcome:
         self.told.append(("start", user_id, package_name))
@@ -147,6 +169,9 @@ class HttpWorld:
         self.services, self.hub, self.store = services, hub, store
         self.now = 1000.0
         services.monotonic = lambda: self.now
+        services.admin_guesses = RateLimiter(
+            rate=1, burst=10_000
+        )  # walks of all routes show many wrong tokens
         transport = httpx.ASGITransport(app=build_http_app(services), client=("127.0.0.1", 50000))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://cloud.test")
 

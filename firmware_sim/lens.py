@@ -59,22 +59,29 @@ def text_width(text: str) -> int:
 
 
 @functools.cache
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(FONT), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+def _font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(FONT), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _scale(item: TextItem) -> float:
+    """How much larger than G1's the letters of this text are. Brilliant Frame's 60-pixel lines carry letters of twice
+    the width of G1's table (its own table says so within two pixels a letter); other models are drawn in proportion."""
+    return max(1.0, item.line_height / 30)
 
 
 @functools.lru_cache(maxsize=1024)
-def _glyph(character: str) -> Image.Image:
+def _glyph(character: str, scale: float) -> Image.Image:
     """One character in its cell, 1-bit, as wide as its advance."""
-    width, height = advance(character), CELL_HEIGHT
+    width, height = round(scale * advance(character)), round(scale * CELL_HEIGHT)
+    font = _font(round(scale * FONT_SIZE))
     cell = Image.new("1", (width, height))
     draw = ImageDraw.Draw(cell)
     draw.fontmode = "1"
     if ord(character) > 0x2E7F:  # the font has no such glyph: a box says that there is one
         draw.rectangle((1, 4, width - 3, height - 6), outline=1)
         return cell
-    left, _, right, _ = draw.textbbox((0, 0), character, font=_font())
-    draw.text((round((width - (right - left)) / 2 - left), 2), character, fill=1, font=_font())
+    left, _, right, _ = draw.textbbox((0, 0), character, font=font)
+    draw.text((round((width - (right - left)) / 2 - left), round(2 * scale)), character, fill=1, font=font)
     return cell
 
 
@@ -92,13 +99,15 @@ def render(screen: Screen, display: DisplaySpec) -> Image.Image:
 
 
 def _write(image: Image.Image, item: TextItem) -> None:
+    scale = _scale(item)
     for row, line in enumerate(item.text.split("\n")[: item.lines_max]):
         x, y = item.x, item.y + row * item.line_height
         for character in line:
-            width = advance(character)
+            glyph = _glyph(character, scale)
+            width = glyph.width
             if x + width > item.x + item.width:
                 break
-            image.paste(1, (x, y), _glyph(character))
+            image.paste(1, (x, y), glyph)
             x += width
 
 

@@ -85,14 +85,15 @@ class StrictCharacteristic(gatt.Characteristic):
 
 
 class PairingPolicy(PairingDelegate):
-    """Just Works pairing that can be switched to refuse."""
+    """Just Works pairing as far as the firmware allows it; a switch refuses it in any case."""
 
-    def __init__(self) -> None:
+    def __init__(self, firmware_allows: Callable[[], bool]) -> None:
         super().__init__(PairingDelegate.NO_OUTPUT_NO_INPUT)
         self.reject = False
+        self._firmware_allows = firmware_allows
 
     async def accept(self) -> bool:
-        return not self.reject
+        return not self.reject and self._firmware_allows()
 
 
 class Peripheral:
@@ -103,7 +104,7 @@ class Peripheral:
         self.glasses = glasses
         self.connection: Connection | None = None
         self.link_number: int | None = None
-        self.pairing = PairingPolicy()
+        self.pairing = PairingPolicy(self._may_pair)
         self._characteristics: dict[str, StrictCharacteristic] = {}
         self._work: asyncio.Queue[Work] = asyncio.Queue(WORK_MAX)
         self._worker: asyncio.Task[None] | None = None
@@ -187,10 +188,23 @@ class Peripheral:
         number = next(_link_numbers)
         self.connection, self.link_number = connection, number
         connection.on("disconnection", lambda _reason: self._on_disconnection(number))
+        connection.on("pairing", lambda _keys: self._on_pairing(number, str(connection.peer_address)))
         connection.on("connection_att_mtu_update", lambda: self._on_mtu(number, connection.att_mtu))
         self.glasses.feed(
             lambda now: self.glasses.firmware.connected(self.spec.arm, number, connection.att_mtu, now)
         )
+
+    def _may_pair(self) -> bool:
+        connection, number = self.connection, self.link_number
+        if connection is None or number is None:
+            return False
+        peer, firmware = str(connection.peer_address), self.glasses.firmware
+        allowed = firmware.may_pair(self.spec.arm, peer)
+        self.glasses.feed(lambda now: firmware.pairing_requested(self.spec.arm, number, peer, now))
+        return allowed
+
+    def _on_pairing(self, number: int, peer: str) -> None:
+        self.glasses.feed(lambda now: self.glasses.firmware.paired(self.spec.arm, number, peer, now))
 
     def _on_disconnection(self, number: int) -> None:
         if self.link_number == number:

@@ -28,6 +28,7 @@ from bumble.snoop import BtSnooper
 from bumble.transport import open_transport
 
 from firmware_sim import control
+from firmware_sim.camera import SimCamera
 from firmware_sim.firmware import MODELS
 from firmware_sim.firmware.base import Identity
 from firmware_sim.hci_port import HciPort, SimError
@@ -123,7 +124,7 @@ class Room:
         self.residents: dict[str, Resident] = {}
         for name, model, identity, rng in _identities(models, count, seed):
             microphone = SimMicrophone()
-            firmware = MODELS[model](identity, chance=rng.random, audio=microphone)
+            firmware = MODELS[model](identity, chance=rng.random, audio=microphone, pictures=SimCamera())
             self.residents[name] = Resident(Glasses(name, firmware, self.link, self._changed), microphone)
         self._port_specs = [spec for spec in hci_ports if _is_server(spec)]
         self._adapter_specs = [spec for spec in hci_ports if not _is_server(spec)]

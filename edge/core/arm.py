@@ -132,6 +132,7 @@ class ArmLink:
         self.pace = pace
         self.writer = Writer(timing.writer)
         self.fault: GlassesFault | None = None  # why the last link or attempt ended
+        self.why = ""  # ... in the driver's words, where it was the driver that could not go on
         self.address: str | None = None  # seen, and where to connect to
         self.rssi: int | None = None
         self.connects = 0
@@ -182,6 +183,7 @@ class ArmLink:
         if not self.wants_to_connect or self.address is None:
             return []
         self.conn_id += 1
+        self.why = ""
         self._deadline = now + self.timing.connect
         return [*self._move(_S.CONNECTING), Connect(self.arm, self.conn_id, self.address)]
 
@@ -318,6 +320,7 @@ class ArmLink:
             else:
                 self._alternative += 1
                 if self._alternative >= len(self._driver.init(self.arm)[self._step]):
+                    self.why = done.reason
                     return self._fall(GlassesFault.PROTOCOL, now, hang_up=True)
             return self._next_init(now)
         return []

@@ -612,10 +612,11 @@ class Glasses:
             self._first_seen.pop(arm, None)
             self.place.pop(arm, None)
         if state is ArmState.BACKOFF:
-            return [self._notice(Note.ARM_LOST, arm, fault.value if fault else "")]
+            reason = self.arms[arm].why or (fault.value if fault else "")
+            return [self._notice(Note.ARM_LOST, arm, reason)]
         if state is ArmState.GIVEN_UP:
             cure = (
-                "pair them again: the bond is no longer valid on one side"
+                self.profile.unpair or "pair them again: the bond is no longer valid on one side"
                 if fault is GlassesFault.NOT_PAIRED
                 else "these glasses lack a service that the driver needs: update their firmware"
             )

@@ -254,6 +254,8 @@ class Characteristic(Attribute):
         wanted = options["type"].value if "type" in options else None
         if not {"write", "write-without-response"} & set(self.flags):
             raise BluezError("NotSupported", "Operation is not supported")
+        if self._write_socket is not None:
+            raise BluezError("NotPermitted", "Write acquired")
         if wanted == "command" or (wanted is None and "write" not in self.flags):
             await self._command(bytes(message.body[0]))
         else:

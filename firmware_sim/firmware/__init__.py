@@ -7,12 +7,19 @@ from typing import Protocol
 
 from firmware_sim.firmware import frame, g1, mentra_live, nex
 from firmware_sim.firmware.base import AudioSource, Firmware, Identity
+from firmware_sim.firmware.picture import PictureSource
 
 
 class Builder(Protocol):
     def __call__(
-        self, identity: Identity, *, chance: Callable[[], float], audio: AudioSource
-    ) -> Firmware: ...
+        self,
+        identity: Identity,
+        *,
+        chance: Callable[[], float],
+        audio: AudioSource,
+        pictures: PictureSource | None = None,
+    ) -> Firmware:
+        """`pictures`: what a camera sees; models without one take no notice."""
 
 
 MODELS: dict[str, Builder] = {

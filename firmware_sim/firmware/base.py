@@ -395,6 +395,18 @@ class Firmware(ABC):
     def _on_lost(self, arm: Arm, now: float) -> list[Effect]:
         return []
 
+    def may_pair(self, arm_name: str, peer: str) -> bool:
+        """Whether the device lets this host pair now."""
+        return True
+
+    def pairing_requested(self, arm_name: str, link: int, peer: str, now: float) -> list[Effect]:
+        """A host asks to pair; the answer is `may_pair`."""
+        return []
+
+    def paired(self, arm_name: str, link: int, peer: str, now: float) -> list[Effect]:
+        """Pairing succeeded."""
+        return []
+
     def value(self, arm_name: str, characteristic: str) -> bytes:
         """What reading a readable characteristic returns."""
         return b""

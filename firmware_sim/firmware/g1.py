@@ -162,8 +162,10 @@ def peripherals(
     )
 
 
-def build(identity: Identity, *, chance: Callable[[], float], audio: AudioSource) -> EvenG1:
-    """A pair for a room. The serial says: rectangular frame (S110), grey (A)."""
+def build(
+    identity: Identity, *, chance: Callable[[], float], audio: AudioSource, pictures: object = None
+) -> EvenG1:
+    """A pair for a room. The serial says: rectangular frame (S110), grey (A). It has no camera for `pictures`."""
     serial = f"S110LABD{identity.serial_number:06d}"
     left, right = identity.addresses[:2]
     return EvenG1(

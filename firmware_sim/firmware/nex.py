@@ -458,7 +458,10 @@ def peripherals(address: str) -> tuple[PeripheralSpec, ...]:
     )
 
 
-def build(identity: Identity, *, chance: Callable[[], float], audio: AudioSource) -> MentraNex:
+def build(
+    identity: Identity, *, chance: Callable[[], float], audio: AudioSource, pictures: object = None
+) -> MentraNex:
+    """One for a room. It has no camera for `pictures`."""
     return MentraNex(peripherals(identity.addresses[0]), chance=chance, audio=audio)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from glassbridge.commands import admin, glasses, run, trace
+from glassbridge.commands import admin, glasses, run, trace, wearer
 from glassbridge.output import CommandError, Exit, complain, show
 from wire.errors import ConfigError
 
@@ -42,6 +42,7 @@ def _root(
 
 
 run.register(app)
+wearer.register(app)
 glasses.register(app)
 trace.register(app)
 admin.register(app)

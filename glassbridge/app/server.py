@@ -62,6 +62,7 @@ OnTool = Callable[[ToolCall], Awaitable[Any]]
 class App:
     """One app, serving any number of wearers.
 
+    `port` is by default what PORT says, else 7010, where `glassbridge dev` looks; 0 is any free one.
     `cloud` names the clouds that may start it, as `host` or `host:port`, comma-separated; default: GLASSBRIDGE_CLOUD.
     Without one the app is in development: it takes unsigned requests, but from and to this machine only.
     """
@@ -72,12 +73,12 @@ class App:
         *,
         api_key: str,
         host: str = "127.0.0.1",
-        port: int = 7010,
+        port: int | None = None,
         cloud: str | None = None,
     ) -> None:
         self.package_name = package_name
         self.host = host
-        self.port = port  # the real one once serving
+        self.port = int(os.environ.get("PORT", "7010")) if port is None else port  # the real one once serving
         self._api_key = api_key
         clouds = cloud if cloud is not None else os.environ.get("GLASSBRIDGE_CLOUD", "")
         self._clouds = frozenset(part.strip() for part in clouds.split(",") if part.strip())

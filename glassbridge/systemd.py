@@ -1,0 +1,100 @@
+"""A systemd unit for the edge or the cloud: its text, and where it belongs.
+
+Rules: the unit is shown before it is written; nothing is started without being asked. Both programs end cleanly on
+SIGTERM; the edge tells systemd when it is ready and feeds its watchdog.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Role = Literal["edge", "cloud"]
+
+_ABOUT = {"edge": "Glassbridge edge: smart glasses over Bluetooth", "cloud": "Glassbridge cloud"}
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One unit file."""
+
+    name: str
+    path: Path
+    text: str
+    start: str  # the command that starts it now and at every boot
+
+
+def make(role: Role, arguments: list[str], *, for_user: bool, data_dir: Path | None = None) -> Unit:
+    """The unit that runs `glassbridge ROLE run ARGUMENTS`, for this user or for the whole system."""
+    name = f"glassbridge-{role}.service"
+    command = " ".join(map(_quoted, [*_program(), role, "run", *arguments]))
+    state = [] if data_dir is None else [f"Environment={_quoted(f'GLASSBRIDGE_DATA_DIR={data_dir}')}"]
+    hardening = (
+        []
+        if for_user
+        else [
+            "DynamicUser=yes",
+            "StateDirectory=glassbridge",
+            "ProtectSystem=strict",
+            "ProtectHome=yes",
+            "PrivateTmp=yes",
+        ]
+    )
+    notify = ["Type=notify", "WatchdogSec=60"] if role == "edge" else ["Type=exec"]
+    lines = [
+        "[Unit]",
+        f"Description={_ABOUT[role]}",
+        "After=network-online.target" + (" bluetooth.target" if role == "edge" and not for_user else ""),
+        "Wants=network-online.target",
+        "",
+        "[Service]",
+        *notify,
+        f"ExecStart={command}",
+        *state,
+        "Restart=always",
+        "RestartSec=2",
+        # The programs drain within 10 s of SIGTERM.
+        "TimeoutStopSec=15",
+        "NoNewPrivileges=yes",
+        *hardening,
+        "",
+        "[Install]",
+        f"WantedBy={'default.target' if for_user else 'multi-user.target'}",
+        "",
+    ]
+    scope = "systemctl --user" if for_user else "sudo systemctl"
+    return Unit(
+        name,
+        _folder(for_user) / name,
+        "\n".join(lines),
+        f"{scope} daemon-reload && {scope} enable --now {name}",
+    )
+
+
+def _folder(for_user: bool) -> Path:
+    if not for_user:
+        return Path("/etc/systemd/system")
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "systemd" / "user"
+
+
+def _program() -> list[str]:
+    """How to start this very installation."""
+    script = Path(sys.executable).with_name("glassbridge")
+    if script.exists():
+        return [str(script)]
+    found = shutil.which("glassbridge")
+    return [found] if found else [sys.executable, "-m", "glassbridge"]
+
+
+def _quoted(word: str) -> str:
+    """One word of a unit file: systemd's quoting, and its percent signs doubled."""
+    word = word.replace("%", "%%")
+    if word and not any(character in word for character in " \t\"'\\$;"):
+        return word
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+    return f'"{escaped}"'

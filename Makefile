@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 ONCE ?=
+QUICK ?=
 ARGS ?=
 
-.PHONY: help setup demo test lint types interop failures simulate browser latency docs
+.PHONY: help setup demo test lint types interop failures simulate browser latency bench docs
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +49,12 @@ browser: setup ## the pages in Chromium; writes docs/img/
 
 latency: setup ## edge to app and app to lens over 200 events of the demo set-up
 	@$(BIN)/python -m glassbridge.latency $(ARGS)
+
+bench: setup tests/bench/node_modules ## beside node ws and a C server; QUICK=1 prints the headline ratios in under 50 s
+	@$(BIN)/python -m tests.bench $(if $(QUICK),--quick,--out docs/img) $(ARGS)
+
+tests/bench/node_modules: tests/bench/package-lock.json
+	@command -v npm >/dev/null && npm ci --prefix tests/bench --silent --no-audit --no-fund || echo "without node: npm is not installed"
 
 docs: setup ## docs/protocol.md and docs/states.md from the code
 	@$(BIN)/python docs/generate.py && echo "docs generated"

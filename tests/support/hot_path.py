@@ -76,8 +76,10 @@ class Webhooks:
 def frame(payload: bytes, *, binary: bool = False) -> bytes:
     """A masked client frame below 64 KiB."""
     size = len(payload)
-    head = bytes((0x82 if binary else 0x81, 0x80 | size)) if size < 126 else (
-        bytes((0x82 if binary else 0x81, 0x80 | 126)) + size.to_bytes(2)
+    head = (
+        bytes((0x82 if binary else 0x81, 0x80 | size))
+        if size < 126
+        else (bytes((0x82 if binary else 0x81, 0x80 | 126)) + size.to_bytes(2))
     )
     pad = MASK * (size // 4 + 1)
     return head + MASK + bytes(a ^ b for a, b in zip(payload, pad, strict=False))

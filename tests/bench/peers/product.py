@@ -54,7 +54,7 @@ def main() -> int:
             "webhooks.allow": (f"127.0.0.1:{webhook_port}",),
             "sessions.apps_per_session_max": 2000,
             "sessions.sessions_max": 20_000,
-            "limits.unauthenticated_max": 4096,
+            "limits.unauthenticated_max": 20_000,
             "log.level": "warning",
         },
         env={},

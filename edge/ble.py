@@ -20,7 +20,7 @@ import logging
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bleak import BleakAdapter, BleakClient, BleakScanner
 from bleak.backends.characteristic import BleakGATTCharacteristic
@@ -40,6 +40,9 @@ from bleak.exc import (
 from edge.profiles.base import Advert, Gatt
 from wire.errors import ConfigError, GlassesError, GlassesFault
 
+if TYPE_CHECKING:
+    from edge.bluez_host import HostWatch
+
 logger = logging.getLogger(__name__)
 
 CONNECT_MAX = 20.0  # s; BlueZ itself gives up after 20
@@ -57,6 +60,10 @@ POWER_CYCLE_PAUSE = 300.0  # s between two power cycles of the adapter
 #: Devices remembered from scanning, newest kept: a busy train has about 200.
 DEVICES_MAX = 256
 FRESH = 2.0  # s; an advertisement this old is still news to a new listener: devices advertise several times a second
+#: Writes of one link that the stack has at a time. A bus connection that stalls with more than 200 kB queued is ended by
+#: dbus-fast (measured); four of 512 bytes never come near, and one at a time would halve the rate of commands.
+WRITES_MAX = 4
+BOND_TIMEOUTS_MAX = 2  # one may be glasses that walked away
 VALUE_MAX = 512  # bytes of one attribute value, by specification
 
 
@@ -136,16 +143,19 @@ _DBUS_WORDS: tuple[tuple[str, GlassesFault], ...] = (
     ("NameHasNoOwner", GlassesFault.ADAPTER_MISSING),
     ("InProgress", GlassesFault.BUSY),
     ("Authentication", GlassesFault.NOT_PAIRED),
+    ("acquired", GlassesFault.BUSY),  # "Write acquired": somebody holds the characteristic for a moment
     ("NotPermitted", GlassesFault.NOT_PAIRED),
     ("NotConnected", GlassesFault.LINK_LOST),
     ("Not connected", GlassesFault.LINK_LOST),
     ("UnknownObject", GlassesFault.LINK_LOST),  # BlueZ has dropped the device
     ("Failed to initiate write", GlassesFault.REFUSED),  # longer than the MTU of this link
+    ("InvalidArguments", GlassesFault.REFUSED),  # longer than an attribute value
     ("le-connection-abort-by-local", GlassesFault.CONNECT_FAILED),
     ("br-connection", GlassesFault.CONNECT_FAILED),
     ("NoReply", GlassesFault.TIMEOUT),
     # The adapter holds as many links as it can (HCI 0x09); BlueZ mostly times out instead.
     ("CONNECTION_LIMIT", GlassesFault.BUSY),
+    ("concurrent-connection-limit", GlassesFault.BUSY),
     ("connection slot", GlassesFault.BUSY),
 )
 
@@ -260,6 +270,10 @@ class BleakRadio:
         self._services: set[str] = set()  # of the models that are looked for: what to ask the system for
         self._adopt_due = True
         self._power_cycled: float | None = None
+        self._links: set[_BleakLink] = set()
+        self._host: HostWatch | None = None
+        self._disturbed = asyncio.Event()  # the host's Bluetooth came, went or was switched: scan anew
+        self._bond_timeouts: dict[str, int] = {}  # attempts in a row on a bonded device that nothing answered
         self.quiet_scans = 0
         self.scan_restarts = 0
 
@@ -276,6 +290,11 @@ class BleakRadio:
         except _ANY as error:
             raise fault_of(error) from error
         self._fault = None
+        if self._backends.native and sys.platform == "linux":
+            from edge.bluez_host import HostWatch  # D-Bus: Linux only
+
+            self._host = HostWatch(self._host_changed)
+            self._host.start()
         self._task = asyncio.create_task(self._scan(), name="edge-scan")
 
     async def stop(self) -> None:
@@ -283,7 +302,18 @@ class BleakRadio:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        if self._host is not None:
+            await self._host.stop()
+            self._host = None
         await self._backends.close()
+
+    def _host_changed(self, gone: str | None) -> None:
+        """Bluetooth of the host came back (None), or all below an object path of BlueZ is dead (BLE-06)."""
+        if gone is not None:
+            for link in tuple(self._links):
+                link.lost_below(gone)
+        self._disturbed.set()
+        self._changed.set()
 
     def watch(self, listener: Callable[[Advert], None], service: str = "") -> None:
         if listener not in self._listeners:
@@ -321,17 +351,24 @@ class BleakRadio:
                 device = self._devices.get(address)
                 if device is None:
                     raise GlassesError(GlassesFault.NOT_FOUND, f"{address} has not been seen", retryable=True)
-                link = _BleakLink(
-                    device, gatt, self._backends, on_notify, on_closed, lambda: self._held.discard(address)
-                )
+
+                def released() -> None:
+                    self._held.discard(address)
+                    self._links.discard(link)
+
+                link = _BleakLink(device, gatt, self._backends, on_notify, on_closed, released)
                 self._held.add(address)
+                self._links.add(link)
                 self._fresh.pop(address, None)
                 try:
                     await link.open(pair)
                 except GlassesError as error:
                     if error.fault is GlassesFault.INCOMPATIBLE:
                         await self._clear_cache(address)
+                    elif error.fault is GlassesFault.TIMEOUT and link.bonded:
+                        await self._doubt_bond(address, link)
                     raise
+                self._bond_timeouts.pop(address, None)
                 return link
         except TimeoutError as error:
             raise fault_of(error) from error
@@ -357,20 +394,23 @@ class BleakRadio:
                 if self._fault is not error.fault:
                     logger.warning("scanning failed: %s", error)
                 self._fault = error.fault
-                await asyncio.sleep(pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._disturbed.wait()
                 pause = min(30.0, pause * 2)
 
     async def _scan_once(self) -> None:
         loop = asyncio.get_running_loop()
         scanner = BleakScanner(self._heard, **self._backends.scanner)
         self._idle.clear()
+        self._disturbed.clear()
         try:
             async with asyncio.timeout(SCAN_START_MAX):
                 await scanner.start()
             self._fault = None
             self._last_heard = loop.time()
             self._adopt_due = True
-            while self._listeners and not self._busy:
+            while self._listeners and not self._busy and not self._disturbed.is_set():
                 if self._adopt_due:
                     await self._adopt()
                 quiet = self._last_heard + SCAN_QUIET - loop.time()
@@ -446,6 +486,16 @@ class BleakRadio:
         for listener in tuple(self._listeners):
             listener(advert)
 
+    async def _doubt_bond(self, address: str, link: _BleakLink) -> None:
+        """Glasses that lost their key make every attempt of BlueZ time out, for ever (measured): the second time in a
+        row our half is given up too, for this device alone, and the next attempt pairs anew (BLE-13)."""
+        self._bond_timeouts[address] = self._bond_timeouts.get(address, 0) + 1
+        if self._bond_timeouts[address] >= BOND_TIMEOUTS_MAX:
+            del self._bond_timeouts[address]
+            logger.warning("%s does not answer as a bonded device: its bond is given up", address)
+            self._devices.pop(address, None)
+            await link.unpair()
+
     async def _clear_cache(self, address: str) -> None:
         """BlueZ keeps service tables on disk; after a firmware update they are wrong (BLE-07). Once in 5 minutes."""
         now = asyncio.get_running_loop().time()
@@ -478,6 +528,11 @@ class _BleakLink:
         self._on_notify = on_notify
         self._on_closed = on_closed
         self._native = backends.native
+        details = (
+            device.details if isinstance(device.details, dict) else {}
+        )  # BlueZ: the object and its properties
+        self._path = str(details.get("path", ""))
+        self.bonded = bool(details.get("props", {}).get("Paired"))
         # The callback comes many times, and late (measured: 13 times in one failing connect): the future counts once.
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._open = False
@@ -485,6 +540,7 @@ class _BleakLink:
             device, disconnected_callback=self._disconnected, timeout=CONNECT_MAX, **backends.client
         )
         self._chars: dict[str, BleakGATTCharacteristic] = {}
+        self._writes = asyncio.Semaphore(WRITES_MAX)
         self.payload_max = 20
 
     async def open(self, pair: bool) -> None:
@@ -494,7 +550,7 @@ class _BleakLink:
             async with asyncio.timeout(CONNECT_MAX + 1.0):
                 await self._client.connect()
             connected = True
-            if pair and self._native and sys.platform != "darwin":
+            if pair and not (self._native and sys.platform == "darwin"):
                 # macOS bonds by itself when an encrypted attribute is touched, and has no call for it.
                 async with asyncio.timeout(CONNECT_MAX):
                     await self._client.pair()
@@ -528,6 +584,13 @@ class _BleakLink:
 
     async def _payload(self) -> int:
         char = self._chars[self._gatt.write]
+        if self._native and sys.platform == "linux":
+            # BlueZ 5.66 shows the MTU of the first link for ever, and refuses what does not fit the present one:
+            # ask for it. bleak has no public call (its documentation names this one).
+            with contextlib.suppress(_ANY):
+                async with asyncio.timeout(NOTIFY_MAX):
+                    await self._client._backend._acquire_mtu()  # type: ignore[attr-defined]
+                    return max(20, min(self._client.mtu_size - 3, VALUE_MAX))
         deadline = asyncio.get_running_loop().time() + MTU_WAIT
         while (size := char.max_write_without_response_size) <= 20:
             if asyncio.get_running_loop().time() >= deadline:
@@ -545,6 +608,17 @@ class _BleakLink:
     def _disconnected(self, _: BleakClient) -> None:
         self._end(GlassesFault.LINK_LOST)
 
+    def lost_below(self, path: str) -> None:
+        """The stack below us went away, up to this object path."""
+        if self._path.startswith(path):
+            self._end(GlassesFault.LINK_LOST)
+
+    async def unpair(self) -> None:
+        """Forget this device's bond; never raises, never hangs."""
+        with contextlib.suppress(_ANY):
+            async with asyncio.timeout(DISCONNECT_MAX):
+                await self._client.unpair()
+
     def _end(self, fault: GlassesFault) -> None:
         if self._gone.done():
             return
@@ -560,7 +634,7 @@ class _BleakLink:
             raise GlassesError(
                 GlassesFault.INCOMPATIBLE, f"characteristic {char} is missing", retryable=False
             )
-        writing = asyncio.ensure_future(self._client.write_gatt_char(target, data, response=response))
+        writing = asyncio.ensure_future(self._write(target, data, response))
         try:
             # A stack that loses the link does not always say so to the write under way: race the two.
             await asyncio.wait({writing, self._gone}, timeout=WRITE_MAX, return_when=asyncio.FIRST_COMPLETED)
@@ -572,12 +646,21 @@ class _BleakLink:
             raise GlassesError(
                 GlassesFault.TIMEOUT, f"a write took longer than {WRITE_MAX:.0f} s", retryable=True
             )
+        except (OSError, EOFError) as error:
+            # The bus connection of this client broke; bleak says "connected" for ever after.
+            if not isinstance(error, TimeoutError):
+                self._end(GlassesFault.LINK_LOST)
+            raise fault_of(error) from error
         except _ANY as error:
             raise fault_of(error) from error
         finally:
             if not writing.done():
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)
+
+    async def _write(self, target: BleakGATTCharacteristic, data: bytes, response: bool) -> None:
+        async with self._writes:
+            await self._client.write_gatt_char(target, data, response=response)
 
     async def close(self) -> None:
         if not self._gone.done():

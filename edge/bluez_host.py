@@ -1,4 +1,5 @@
-"""What BlueZ needs from its host on Linux: a pairing agent, and an adapter that can be switched off and on.
+"""What BlueZ needs from its host on Linux: a pairing agent, an ear for what happens to bluetoothd and its adapters, and
+an adapter that can be switched off and on.
 
 Rules: Linux only; imported where it is needed. A desktop has an agent of its own, a headless Pi has none: without one
 `pair()` fails and reads of encrypted characteristics hang (measured; docs/glasses/g1.md). Ours accepts "just works"
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from dbus_fast import BusType, DBusError, Message, MessageType, Variant
@@ -110,6 +112,78 @@ class PairingAgent:
                 await asyncio.gather(gone, waiting, return_exceptions=True)
         finally:
             bus.disconnect()
+
+
+ADAPTER = "org.bluez.Adapter1"
+_WATCHED = (
+    f"type='signal',member='NameOwnerChanged',arg0='{BLUEZ}'",
+    f"type='signal',interface='org.freedesktop.DBus.Properties',path_namespace='/org/bluez',arg0='{ADAPTER}'",
+    "type='signal',interface='org.freedesktop.DBus.ObjectManager',arg0path='/org/bluez/'",
+)
+WATCH_PAUSE_MAX = (
+    5.0  # s between two looks for a bus that has gone; failure catalogue BLE-06 allows 15 in all
+)
+
+
+class HostWatch:
+    """Tells when bluetoothd or an adapter comes, goes, or is switched: bleak tells none of it (measured: a client
+    believes itself connected after bluetoothd died, a scanner believes itself scanning after the adapter was off).
+
+    `on_change(path)`: every link below this object path is dead; `on_change(None)`: something has come back.
+    """
+
+    def __init__(self, on_change: Callable[[str | None], None]) -> None:
+        self._on_change = on_change
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="edge-bluez-watch")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        pause = 0.5
+        while True:
+            try:
+                async with asyncio.timeout(CALL_MAX):
+                    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+                try:
+                    bus.add_message_handler(self._heard)
+                    for rule in _WATCHED:
+                        await call(
+                            bus, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+                            "AddMatch", "s", [rule],
+                        )  # fmt: skip
+                    self._on_change(None)  # whatever happened while nobody listened
+                    pause = 0.5
+                    await _until_disconnected(bus)
+                finally:
+                    bus.disconnect()
+            except _BUS_ERRORS as error:
+                logger.debug("the system bus is gone: %s", error)
+                self._on_change("/")
+            await asyncio.sleep(pause)
+            pause = min(WATCH_PAUSE_MAX, pause * 2)
+
+    def _heard(self, message: Message) -> bool:
+        if message.message_type is not MessageType.SIGNAL:
+            return False
+        match message.member, message.body:
+            case "NameOwnerChanged", [name, _, owner] if name == BLUEZ:
+                self._on_change(None if owner else "/org/bluez")
+            case "PropertiesChanged", [interface, changed, _] if (
+                interface == ADAPTER and "Powered" in changed
+            ):
+                self._on_change(None if changed["Powered"].value else message.path)
+            case "InterfacesAdded", [_, interfaces] if ADAPTER in interfaces:
+                self._on_change(None)
+            case "InterfacesRemoved", [path, interfaces] if ADAPTER in interfaces:
+                self._on_change(path)
+        return False
 
 
 async def _until_disconnected(bus: MessageBus) -> None:

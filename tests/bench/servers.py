@@ -86,9 +86,8 @@ class Process:
         if not text:
             self._child.wait(10)
             self._log.seek(0)
-            raise BenchError(
-                f"{self._child.args}: ended: {self._log.read()[-2000:].decode(errors='replace')}"
-            )
+            said = self._log.read()[-2000:].decode(errors="replace")
+            raise BenchError(f"{self._name} ended: {said}")
         found: dict[str, Any] = json.loads(text)
         return found
 

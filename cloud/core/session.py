@@ -495,11 +495,14 @@ class Session:
         if connection_id != self._glasses:
             return []
         link = self.link
-        if link.passes(connection_id, data) and self._loaded:
+        # An announcement may come late, from a client that was taken for a plain one meanwhile.
+        announced = b'"link"' in data and not (link.state is LinkState.LIVE and link.sequenced)
+        if not announced and link.passes(connection_id, data) and self._loaded:
             return self._glasses_frame(data, now)
         if link.state is LinkState.RESUMING:
             self._due_known = False
             self._plain_at = None
+        if announced:
             hello = _announcement(data)
             if hello is not None:
                 return self._link(self.link.greeted(connection_id, hello, now), now)

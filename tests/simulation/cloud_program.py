@@ -19,7 +19,7 @@ from cloud.core import effects as do
 from cloud.core.app_lifecycle import AppState
 from cloud.core.clock import WallClock
 from cloud.core.endpoints import Endpoints, HeldBack
-from cloud.core.session import AppInfo, Session, SessionState, UserData
+from cloud.core.session import AppInfo, Session, SessionState, SessionTiming, UserData
 from tests.simulation.app_server import AppServer, AppSession
 from tests.simulation.edge_program import EdgeProgram
 from tests.simulation.network import Connection, End
@@ -28,6 +28,9 @@ from tests.support.pump import Alarm, Pump
 from wire.codec import encode
 from wire.liveness import CLOUD_APP, CLOUD_GLASSES, Ask, Dead, Liveness, LivenessEffect, LivenessPolicy, Speak
 from wire.messages.cloud_to_glasses import PingToGlasses
+
+#: After a restart SDKs that come back by themselves are given this long (wire spec 3.12), as the hub does.
+SDK_RETURN = 3.5
 
 
 @dataclass
@@ -87,6 +90,8 @@ class CloudProgram:
         self.up = True
         self.boots = 1
         self.draining = False
+        self.booted_at = float("-inf")
+        self.returning: set[str] = set()  # users of the former process who have not been seen yet
         self.stored: dict[str, Stored] = {}
         self.store_delay = 0.005
         self.store_away = False
@@ -110,6 +115,8 @@ class CloudProgram:
     def boot(self) -> None:
         self.up, self.draining = True, False
         self.boots += 1
+        self.booted_at = self.pump.now
+        self.returning = set(self.stored)
         self.endpoints = Endpoints()
 
     def kill(self) -> None:
@@ -183,9 +190,12 @@ class CloudProgram:
         self.connections.append(connection)
         return connection
 
-    def _seat(self, user: str) -> Seat:
+    def _seat(self, user: str, *, with_glasses: bool = True) -> Seat:
         seat = self.seats.get(user)
         if seat is None:
+            left = self.booted_at + SDK_RETURN - self.pump.now
+            returns = user in self.returning and left > 0
+            self.returning.discard(user)
             session = Session(
                 user,
                 apps=self.records,
@@ -194,12 +204,13 @@ class CloudProgram:
                 new_id=lambda: f"{user}/cloud{next(self._names)}",
                 clock=WallClock(1_700_000_000.0),
                 now=self.pump.now,
+                timing=SessionTiming(restore_delay=left if returns else 0.0),
             )
             watched = WatchedLink(session.link.epoch, initiator=False, peers=self.epochs)
             session.link = watched
             alarm = Alarm(self.pump, lambda: session.deadline, lambda: self._ring(seat))
             seat = self.seats[user] = Seat(user, session, alarm, watched)
-            self._perform(seat, session.start(self.pump.now))
+            self._perform(seat, session.start(self.pump.now, with_glasses=with_glasses))
         return seat
 
     def _ring(self, seat: Seat | None) -> None:
@@ -225,14 +236,10 @@ class CloudProgram:
     def _identify(self, socket: Socket, data: bytes) -> None:
         message = orjson.loads(data)
         server = self.servers.get(message["packageName"])
-        seat = next(
-            (
-                s
-                for s in self.seats.values()
-                if s.session.session_id_of(message["packageName"]) == message["sessionId"]
-            ),
-            None,
-        )
+        user = message["sessionId"].removesuffix(f"-{message['packageName']}")
+        if user in self.returning and user not in self.seats and server is not None:
+            self._seat(user, with_glasses=False)  # back before the glasses of a user of the former process
+        seat = self.seats.get(user)
         if server is None or message["apiKey"] != server.key or seat is None:
             socket.connection.send(
                 1, orjson.dumps({"type": "tpa_connection_error", "code": "SESSION_NOT_FOUND"})

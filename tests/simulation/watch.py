@@ -83,6 +83,10 @@ class WatchedLink(Link):
                     received.take(effect.data)
         return effects
 
+    def _plain(self, connection_id: int, now: float) -> list[LinkEffect]:
+        self.was_plain |= bool(self._log)
+        return super()._plain(connection_id, now)
+
     def violation(self) -> str | None:
         """What this end delivered that it should not have."""
         return next((r.wrong for r in self.received_from.values() if r.wrong), None)

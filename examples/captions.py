@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from glassbridge.app import App, Session, TouchEvent, Transcription
 
-app = App("com.example.captions", api_key="any-key-will-do-in-dev", port=7010)
+app = App("com.example.captions", api_key="any-key-will-do-in-dev")
 
 
 @app.on_session

@@ -8,13 +8,14 @@ app without a cloud is in development and listens to this machine only. One sess
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from cloud.auth import front_end_token, hash_api_key
 from cloud.webhooks import SIGNATURE_HEADER, signature_is_valid
 from glassbridge.app.endpoints import is_loopback, refuse_endpoint
 from glassbridge.app.errors import PhotoFailed
@@ -105,6 +107,31 @@ class App:
         """Decorator: called for each tool call; what it returns (any JSON value) is the reply."""
         self._on_tool = handler
         return handler
+
+    async def webview_user(self, query: Mapping[str, str], *, cloud_url: str | None = None) -> str | None:
+        """Who opened a page of the app, by the page's query parameters; None for somebody unknown.
+
+        A token of the phone (`aos_temp_token`) is good once and for 60 s, and is shown to `cloud_url`; default: the
+        cloud of the sessions that are up. The page's own token (`aos_frontend_token`) is checked here. Addresses that
+        a query brings along are not believed. Raises httpx.HTTPError when the cloud is not reached.
+        """
+        assert self._http is not None, "the app is not serving"
+        front_end = query.get("aos_frontend_token", "")
+        user, _, _ = front_end.rpartition(":")
+        good = front_end_token(user, hash_api_key(self._api_key))
+        if user and hmac.compare_digest(front_end.encode(), good.encode()):
+            return user
+        cloud = cloud_url or next((session.cloud_url for session in self.sessions), None)
+        token = query.get("aos_temp_token")
+        if not token or cloud is None:
+            return None
+        reply = await self._http.post(
+            f"{cloud}/api/auth/exchange-user-token",
+            json={"aos_temp_token": token, "packageName": self.package_name},
+            headers={"Authorization": f"Bearer {self.package_name}:{self._api_key}"},
+        )
+        found = _object(reply.content).get("userId") if reply.is_success else None
+        return found if isinstance(found, str) else None
 
     @property
     def sessions(self) -> tuple[Session, ...]:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from glassbridge.testing import Glasses, GlassbridgeError, Lens, RunningApp
+if TYPE_CHECKING:  # at run time pytest itself imports its plugins, to rewrite them
+    from glassbridge.testing import Glasses, Lens, RunningApp
 
 pytest_plugins = ["glassbridge.testing"]
 
@@ -86,6 +88,8 @@ def test_a_text_that_never_comes_fails_with_what_is_on_the_lens(glasses: Glasses
 
 
 def test_an_app_that_does_not_start_shows_its_own_words(glasses: Glasses) -> None:
+    from glassbridge.testing import GlassbridgeError
+
     broken = [sys.executable, "-c", "raise SystemExit('no such module: captions')"]
     with (
         pytest.raises(GlassbridgeError, match=r"ended with code 1.*\n.*PORT.*\n.*no such module"),
@@ -100,8 +104,10 @@ def test_an_app_that_does_not_start_shows_its_own_words(glasses: Glasses) -> Non
 
 
 def test_an_input_that_nothing_takes_says_why(glasses: Glasses) -> None:
-    with pytest.raises(GlassbridgeError, match=r"the microphone is off|microphone is off"):
-        glasses.say("nobody listens", within=0.2)
+    from glassbridge.testing import GlassbridgeError
+
+    with pytest.raises(GlassbridgeError, match=r"the glasses did not take it: .*press"):
+        glasses.press()
 
 
 def test_what_a_test_did_to_the_glasses_is_undone(glasses: Glasses, lens: Lens) -> None:

@@ -148,8 +148,8 @@ class Session:
         self.layouts = Layouts(self.send, package_name)
         self.dashboard = Dashboard(self.send, package_name, session_id)
         self.settings = Settings()
-        self.storage = Storage(http, self._cloud_url, user_id, package_name, api_key)
-        self.audio = Audio(self.send, answers, *who, self._cloud_url)
+        self.storage = Storage(http, lambda: self.cloud_url, user_id, package_name, api_key)
+        self.audio = Audio(self.send, answers, *who, lambda: self.cloud_url)
         self.camera = Camera(self.send, self.photos, *who)
         self.location = Locator(self.send, answers, *who)
         self.led = Led(self.send, answers, *who)
@@ -274,8 +274,9 @@ class Session:
 
     # -- connection -----------------------------------------------------------------------------
 
-    def _cloud_url(self) -> str:
-        # The SDK derives its REST base from the WebSocket address by cutting the path (wire spec 5).
+    @property
+    def cloud_url(self) -> str:
+        """The cloud's HTTP address. As the SDK has it: the WebSocket address without its path (wire spec 5)."""
         return "http" + self._url.removeprefix("ws").removesuffix("/app-ws")
 
     def _move(self, to: SessionState) -> None:
@@ -410,7 +411,7 @@ class Session:
             case AppSettingsUpdate(settings=settings):
                 await self._queue(self.settings.replace(settings))
             case AugmentosSettingsUpdate(settings=system):
-                self.settings.system = system
+                await self._queue(self.settings.replace_system(system))
             case CapabilitiesUpdate(capabilities=capabilities):
                 self.capabilities = capabilities
             case DeviceStateUpdate(state=state, full_snapshot=full):
@@ -439,7 +440,7 @@ class Session:
 
     async def _acknowledged(self, ack: TpaConnectionAck) -> None:
         self.capabilities = ack.capabilities
-        self.settings.system = ack.mentraos_settings or ack.augmentos_settings
+        await self._queue(self.settings.replace_system(ack.mentraos_settings or ack.augmentos_settings))
         await self._queue(self.settings.replace(ack.settings))
 
     async def _received_event(self, event: DataStream) -> None:

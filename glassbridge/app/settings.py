@@ -20,6 +20,7 @@ class Settings:
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
         self._handlers: dict[str, list[Handler[Change]]] = {}
+        self._system_handlers: dict[str, list[Handler[Change]]] = {}
         self.system: Mapping[str, Any] = {}
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -35,16 +36,33 @@ class Settings:
         handlers.append(handler)
         return _remover(handlers, handler)
 
+    def on_system_change(self, key: str, handler: Handler[Change]) -> Unsubscribe:
+        """The same for one of the wearer's settings ("brightness", "metricSystemEnabled" ...)."""
+        handlers = self._system_handlers.setdefault(key, [])
+        handlers.append(handler)
+        return _remover(handlers, handler)
+
     def replace(self, settings: Iterable[Mapping[str, Any]]) -> list[tuple[Handler[Change], Change]]:
         """Takes the cloud's list; returns the calls that are due."""
         new = {str(entry["key"]): entry.get("value") for entry in settings if "key" in entry}
         old, self._values = self._values, new
-        return [
-            (handler, (new.get(key), old.get(key)))
-            for key, handlers in self._handlers.items()
-            if new.get(key) != old.get(key)
-            for handler in tuple(handlers)
-        ]
+        return _due(self._handlers, new, old)
+
+    def replace_system(self, settings: Mapping[str, Any]) -> list[tuple[Handler[Change], Change]]:
+        """Takes the wearer's settings; returns the calls that are due."""
+        old, self.system = self.system, settings
+        return _due(self._system_handlers, settings, old)
+
+
+def _due(
+    registered: Mapping[str, list[Handler[Change]]], new: Mapping[str, Any], old: Mapping[str, Any]
+) -> list[tuple[Handler[Change], Change]]:
+    return [
+        (handler, (new.get(key), old.get(key)))
+        for key, handlers in registered.items()
+        if new.get(key) != old.get(key)
+        for handler in tuple(handlers)
+    ]
 
 
 def _remover(handlers: list[Handler[Change]], handler: Handler[Change]) -> Callable[[], None]:

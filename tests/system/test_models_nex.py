@@ -1,0 +1,75 @@
+"""Mentra Nex on the air: real bleak, a real radio stack, every program a process."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.edge_process import until
+from tests.support.rig import bitmap_view, correlation, picture, rig, speech_like
+
+pytestmark = pytest.mark.lane("bumble")
+
+
+async def test_text_pictures_and_buttons_travel(tmp_path: Path) -> None:
+    async with rig(tmp_path, "nex") as r:
+        await until(lambda: r.cloud.said("glasses_battery_update"))
+        await r.cloud.show("Grüße from the cloud", displayId="d1")
+        await r.until_shown("Grüße from the\ncloud")
+        await until(lambda: r.cloud.said("glassbridge_display_result"))
+        assert r.cloud.said("glassbridge_display_result")[0]["outcome"] == "shown"
+
+        layout = bitmap_view(picture(500, 220))
+        await r.cloud.say(type="display_event", packageName="a", view="main", layout=layout, displayId="p1")
+        await until(
+            lambda: any(m["displayId"] == "p1" for m in r.cloud.said("glassbridge_display_result")), 60
+        )
+        lens = await r.screenshot()
+        rows, columns = np.nonzero(lens)
+        shown = lens[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert shown.tolist() == np.asarray(Image.open(io.BytesIO(picture(500, 220)))).tolist()
+
+        await r.cloud.show("short")
+        await r.until_shown("short")
+        assert int((await r.screenshot()).sum()) < int(lens.sum()), "nothing of the picture is left"
+
+        await r.act("press")
+        await until(lambda: r.cloud.said("button_press"))
+
+
+@pytest.mark.failure("MED-03")
+async def test_a_picture_that_loses_chunks_in_the_glasses_is_completed(tmp_path: Path) -> None:
+    async with rig(tmp_path, "nex") as r:
+        layout = bitmap_view(picture(500, 220))
+        await r.act(
+            "faults", faults={"ignore": ["b0000103"], "duplicate": 0.3}
+        )  # chunk 3 of the first picture
+        await r.cloud.say(type="display_event", packageName="a", view="main", layout=layout, displayId="p1")
+        await until(
+            lambda: any(m["displayId"] == "p1" for m in r.cloud.said("glassbridge_display_result")), 60
+        )
+        assert r.cloud.said("glassbridge_display_result")[-1]["outcome"] == "shown"
+
+
+async def test_its_sound_follows_the_source_through_lc3(tmp_path: Path) -> None:
+    async with rig(tmp_path, "nex") as r:
+        await r.cloud.mic(True)
+        await r.until_mic(True)
+        source = speech_like()
+        heard = await r.hear(source, 3.0)
+        assert correlation(source, heard) > 0.9
+        await r.cloud.mic(False)
+        await r.until_mic(False)
+
+
+async def test_after_a_lost_link_it_shows_the_newest(tmp_path: Path) -> None:
+    async with rig(tmp_path, "nex") as r:
+        await r.cloud.show("before")
+        await r.until_shown("before")
+        await r.act("drop", **{"for": 2})
+        await r.cloud.show("after")
+        await r.until_shown("after", 60)

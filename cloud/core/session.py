@@ -166,7 +166,17 @@ class _App:
     bad: deque[float] = field(default_factory=deque)
     present: bool = False
     last_error: str = ""
+    heard_until: float = float(
+        "-inf"
+    )  # events up to then were for an earlier instance, or are made up for already
+    accepted_at: float = float("-inf")
 
+
+#: Events that an app missed while it was starting, or we were, reach it when it has subscribed: a press of the last
+#: seconds is still meant (CON-16: 5 s, 100 items). Large ones are not worth keeping.
+MISSED_AGE: Final = 5.0
+MISSED_MAX: Final = 100
+MISSED_BYTES_MAX: Final = 4096
 
 #: Calendar entries kept for late subscribers; phones send a handful per day.
 CALENDAR_MAX: Final = 100
@@ -227,6 +237,7 @@ class Session:
         self._said_tier: str | None = None
         self._location_saved_at = float("-inf")
         self._calendar: OrderedDict[str, bytes] = OrderedDict()
+        self._recent: deque[tuple[float, EventKey | str, bytes]] = deque(maxlen=MISSED_MAX)
         self._datetime: str | None = None
         self._device: dict[str, Any] = {}
         self._model: str | None = None
@@ -969,6 +980,8 @@ class Session:
         if by_user:
             out.append(SaveWanted(package, True))
         idle = not each.life.is_starting and not each.life.is_running
+        if by_user and idle:
+            each.heard_until = now
         moves = each.life.start(now, by_user=by_user)
         if by_user and idle and info.package != self._dashboard_package:
             out += self._displayed(self.display.starting(package, info.name, now), now)
@@ -1268,13 +1281,17 @@ class Session:
                     out += self._forget(each, now)
                 case lifecycle.Moved(before, after, reason):
                     out.append(AppMoved(package, before, after, reason))
-                    out += self._app_moved(each, after, now)
+                    out += self._app_moved(each, before, after, now)
                 case _:
                     assert_never(move)
         return out
 
-    def _app_moved(self, each: _App, after: AppState, now: float) -> list[Effect]:
+    def _app_moved(self, each: _App, before: AppState, after: AppState, now: float) -> list[Effect]:
         out: list[Effect] = []
+        if before is AppState.CONNECTED:
+            each.heard_until = now
+        elif before is AppState.GRACE and after is AppState.CONNECTED:
+            each.heard_until = float("inf")  # its own log has what it missed
         if self._announce_at is None:
             self._announce_at = now + self.timing.announce
         if after is AppState.CONNECTED:
@@ -1308,6 +1325,7 @@ class Session:
             self.subscriptions.removed(package)  # another instance starts with an empty list (SUB-01)
         self.subscriptions.connected(package, each.session_id, info.permissions, connection_id, now)
         self.microphone.reconnected(now)
+        each.accepted_at = now
         each.bad.clear()
         ack = to_app.TpaConnectionAck(
             session_id=each.session_id,
@@ -1553,6 +1571,8 @@ class Session:
 
     def _relay(self, key: EventKey | str, raw: bytes, delivery: Delivery, now: float) -> list[Effect]:
         """An event to everyone who subscribed to it, each under its own string. This is the hot path."""
+        if delivery is Delivery.RELIABLE and len(raw) <= MISSED_BYTES_MAX:
+            self._recent.append((now, key, raw))
         routes = self.subscriptions.routes(key)
         if not routes:
             return []
@@ -1634,12 +1654,36 @@ class Session:
                     if each is not None:
                         for subscription in added:
                             out += self._catch_up(each, subscription.name, subscription.stream, now)
+                        if added:
+                            out += self._make_up(each, now)
                 case _:
                     assert_never(effect)
         if changed:
             out += self._needs(now)
             if self._announce_at is None:
                 self._announce_at = now + self.timing.announce
+        return out
+
+    def _make_up(self, each: _App, now: float) -> list[Effect]:
+        """What happened in the last seconds and no instance of the app has seen, flagged as said again."""
+        since, each.heard_until = each.heard_until, float("inf")
+        out: list[Effect] = []
+        if now - each.accepted_at > MISSED_AGE:
+            return out  # it has been here and did not want it
+        package = each.info.package
+        for at, key, raw in self._recent:
+            if at <= since or now - at > MISSED_AGE:
+                continue
+            for route in self.subscriptions.routes(key):
+                if package in route.packages and each.life.connection_id is not None:
+                    payload = subs.envelope(route.prefix, self.clock.iso_bytes(now), raw)
+                    payload = payload[:-1] + b',"replayed":true}'
+                    out.append(
+                        SendToApps(
+                            (each.life.connection_id,), payload, Delivery.RELIABLE, None, route.stream_type
+                        )
+                    )
+                    self._remember((package,), payload, now, out)
         return out
 
     def _catch_up(self, each: _App, name: str, stream: str, now: float) -> list[Effect]:

@@ -296,6 +296,38 @@ def test_app_that_worked_is_back_soon_after_its_server(outage: float) -> None:
     world.check_end()
 
 
+@pytest.mark.failure("CON-16")
+@pytest.mark.parametrize("restart", ["cloud", "app"])
+def test_press_while_an_app_is_coming_back_reaches_it_once_and_flagged(restart: str) -> None:
+    world = settled()
+    start(world, LOGGER)
+    world.advance(3.0)
+    server = world.servers[LOGGER]
+    world.glasses[0].user(Action.LONG_PRESS, g1.RIGHT)  # seen by the instance that is about to die
+    world.advance(1.0)
+    if restart == "cloud":
+        world.cloud.kill()
+        server.kill()  # nor does its SDK come back by itself
+        server.boot()
+        world.advance(0.5)
+        world.cloud.boot()
+        while world.cloud.seats.get("user0") is None:
+            world.advance(0.05)
+    else:
+        server.kill()
+        world.advance(5.2)  # the grace is over
+        server.boot()
+    world.advance(0.1)
+    assert world.glasses[0].user(Action.TAP, g1.RIGHT)
+    world.advance(0.1)
+    assert not server.live("user0")
+    world.advance(12.0)
+    [session] = server.live("user0")
+    assert [(stream, replayed) for _, stream, replayed, _ in session.events if stream == "touch_event"] == [
+        ("touch_event", True)
+    ]
+
+
 @pytest.mark.failure("APP-01")
 @pytest.mark.parametrize("moment", ["running", "starting", "grace", "restarting", "hanging"])
 def test_stopped_app_never_comes_back(moment: str) -> None:

@@ -132,6 +132,11 @@ class LimitsConfig(_Section):
     unauthenticated_max: int = Field(
         default=64, ge=1, description="Sockets per address that have not authenticated."
     )
+    audio_frames_per_second: int = Field(
+        default=400,
+        ge=1,
+        description="Audio frames of one session per second; 2.5 ms pieces are the smallest of any codec.",
+    )
     body_bytes_max: int = Field(default=1024 * 1024, ge=1024, description="Largest JSON request body, bytes.")
     photo_bytes_max: int = Field(
         default=10 * 1024 * 1024, ge=1024, description="Largest photo upload, bytes."

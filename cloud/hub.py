@@ -1422,6 +1422,7 @@ class Hub:
 def _timing(config: CloudConfig) -> SessionTiming:
     return SessionTiming(
         grace=config.sessions.grace,
+        audio_frames_max=config.limits.audio_frames_per_second,
         lifecycle=LifecycleTiming(grace=config.sessions.app_grace, webhook=config.webhooks.timeout),
         display=DisplayTiming(interval=config.display.interval, boot=config.display.boot),
     )

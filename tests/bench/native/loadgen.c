@@ -640,7 +640,7 @@ int main(int argc, char **argv)
     apps_asked = calloc((size_t)opt.sessions, sizeof *apps_asked);
     probe_sent = calloc((size_t)opt.sessions, sizeof *probe_sent);
     glasses = calloc((size_t)opt.sessions, sizeof *glasses);
-    apps = calloc((size_t)opt.sessions * (size_t)opt.apps + 1, sizeof *apps);
+    apps = calloc((size_t)opt.sessions * (size_t)(opt.apps ? opt.apps : 1), sizeof *apps);
     session_sent = calloc((size_t)opt.sessions, sizeof *session_sent);
     session_delivered = calloc((size_t)opt.sessions, sizeof *session_delivered);
     if (opt.webhook) listen_for_webhooks();

@@ -55,6 +55,7 @@ def main() -> int:
             "sessions.apps_per_session_max": 2000,
             "sessions.sessions_max": 20_000,
             "limits.unauthenticated_max": 20_000,
+            "limits.audio_frames_per_second": 1_000_000,
             "log.level": "warning",
         },
         env={},

@@ -545,15 +545,17 @@ class _BleakLink:
 
     async def open(self, pair: bool) -> None:
         """All steps to a subscribed link, or GlassesError and nothing left behind."""
-        connected = False
+        connected = pairing = False
         try:
             async with asyncio.timeout(CONNECT_MAX + 1.0):
                 await self._client.connect()
             connected = True
             if pair and not (self._native and sys.platform == "darwin"):
                 # macOS bonds by itself when an encrypted attribute is touched, and has no call for it.
+                pairing = True
                 async with asyncio.timeout(CONNECT_MAX):
                     await self._client.pair()
+                pairing = False
             self._find()
             self.payload_max = await self._payload()
             for uuid in self._gatt.notify:
@@ -570,6 +572,9 @@ class _BleakLink:
             failure = fault_of(error)
             if failure.fault is GlassesFault.LINK_LOST and not connected:
                 failure = GlassesError(GlassesFault.CONNECT_FAILED, str(failure), retryable=True)
+            if failure.fault in (GlassesFault.LINK_LOST, GlassesFault.REFUSED) and pairing:
+                # Glasses that keep one bond hang up on a second host (Brilliant Frame does).
+                failure = GlassesError(GlassesFault.NOT_PAIRED, str(failure), retryable=False)
             raise failure from error
         self._open = True
 

@@ -295,6 +295,11 @@ class Writer:
             progress.packets = tuple(progress.command.encode(self.payload_max))
         except Unsupported as error:
             return self._finish(progress, Outcome.UNSUPPORTED, str(error), now)
+        longest = max((len(packet.data) for packet in progress.packets), default=0)
+        if longest > self.payload_max:
+            # Stacks cut such a write, refuse it, or end the link over it (failure catalogue BLE-05).
+            reason = f"{progress.command.name}: needs an MTU of {longest + 3}, this link has {self.payload_max + 3}"
+            return self._finish(progress, Outcome.UNSUPPORTED, reason, now)
         progress.index = 0
         progress.refused = False
         progress.attempt += 1

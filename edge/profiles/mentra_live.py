@@ -114,15 +114,16 @@ def bes(name: str, body: str = "", version: bool = True) -> bytes:
     return frame(_compact({**wrapped, "B": body}))
 
 
-def soc(message: dict[str, Any], wake: bool = False) -> list[bytes]:
-    """A message to the Android side, in one frame or in chunks; with `wake` it rouses a sleeping SoC."""
+def soc(message: dict[str, Any], wake: bool = False, limit: int = WRITE_MAX) -> list[bytes]:
+    """A message to the Android side, in one frame or in chunks of at most `limit` bytes; with `wake` it rouses a
+    sleeping SoC."""
     inner = _compact(message)
     whole = frame(_compact({"C": inner, "W": 1} if wake else {"C": inner}))
-    if len(whole) <= CHUNK_FROM:
+    if len(whole) <= min(CHUNK_FROM, limit):
         return [whole]
     number = message.get("mId")
     session = f"{number or 0}_{hashlib.sha256(inner.encode()).hexdigest()[:8]}"
-    pieces = _pieces(inner, session)
+    pieces = _pieces(inner, session, limit)
     frames = []
     for index, piece in enumerate(pieces):
         chunk: dict[str, Any] = {"t": "ck", "id": session, "c": index, "n": len(pieces), "d": piece}
@@ -133,17 +134,14 @@ def soc(message: dict[str, Any], wake: bool = False) -> list[bytes]:
     return frames
 
 
-def _pieces(inner: str, session: str) -> list[str]:
-    """`inner` in pieces of at most CHUNK_BYTES that still fit a write once quotes have been escaped twice."""
+def _pieces(inner: str, session: str, limit: int) -> list[str]:
+    """`inner` in pieces of at most CHUNK_BYTES that still fit `limit` once quotes have been escaped twice."""
     pieces: list[str] = []
     rest = inner
     while rest:
         size = len(rest.encode()[:CHUNK_BYTES].decode("utf-8", "ignore"))
         worst = {"t": "ck", "id": session, "c": 999, "n": 999, "mId": 2**63 - 1}
-        while (
-            size > 1
-            and len(frame(_compact({"C": _compact({**worst, "d": rest[:size]}), "W": 1}))) > WRITE_MAX
-        ):
+        while size > 1 and len(frame(_compact({"C": _compact({**worst, "d": rest[:size]}), "W": 1}))) > limit:
             size -= 8 if size > 8 else 1
         pieces.append(rest[:size])
         rest = rest[size:]
@@ -407,9 +405,8 @@ class MentraLiveDriver(Driver):
         tries: int = 1,
         lane: Lane = Lane.CONTROL,
     ) -> Command:
-        frames = soc(message, wake)
-
-        def encode(_: int) -> Sequence[Packet]:
+        def encode(payload_max: int) -> Sequence[Packet]:
+            frames = soc(message, wake, min(WRITE_MAX, payload_max))
             last = len(frames) - 1
             return [
                 Packet(

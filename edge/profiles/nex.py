@@ -109,6 +109,8 @@ LONG_PRESS = 0.5  # guess: the firmware reports down and up, not how long
 # that the last one is on the panel.
 TEXT_X, TEXT_Y, TEXT_SIZE, TEXT_COLOUR = 20, 260, 48, 10_000
 WIDTH, HEIGHT = 500, 220  # the canvas that the newest app draws on
+TEXT_OVERHEAD = 25  # bytes around the words of a text message: kind, tags, lengths, place, size and colour
+TEXT_MIN = 16  # bytes of words; a link that carries less says nothing useful
 LINES = 4  # of 48 pixels on 220
 #: No width table of the device's font is known: every letter of Latin script counts as half its height, which is wide
 #: rather than narrow. What lies beyond Latin is a guess, so the wearer's developer is told about it.
@@ -267,8 +269,12 @@ class NexDriver(Driver):
 
     def _text(self, body: str) -> Command:
         def encode(payload_max: int) -> Sequence[Packet]:
-            room = payload_max - 40  # header and the other members take less
-            shown = body if self._headers else _cut(body, room)
+            shown = body
+            if not self._headers and len(body.encode()) > payload_max - TEXT_OVERHEAD:
+                if payload_max < TEXT_OVERHEAD + TEXT_MIN:
+                    needed = TEXT_OVERHEAD + TEXT_MIN + 3
+                    raise Unsupported(f"text needs an MTU of {needed}, this link has {payload_max + 3}")
+                shown = _cut(body, payload_max - TEXT_OVERHEAD)
             y = TEXT_Y - TEXT_SIZE * shown.count("\n")
             message: dict[int, proto.Value] = {1: shown, 2: TEXT_COLOUR, 3: TEXT_X, 4: y, 5: TEXT_SIZE}
             clear, self._picture_shown = self._picture_shown, False

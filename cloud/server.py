@@ -27,6 +27,7 @@ from cloud.auth import AuthError, TokenVerifier, bearer
 from cloud.config import DATABASE_FILE, CloudConfig, prepare_data_dir
 from cloud.glasses_socket import GlassesSocket
 from cloud.http.app import build_http_app
+from cloud.http.console.console import Console
 from cloud.http.routing import RouteSpec
 from cloud.http.services import Services
 from cloud.hub import Hub, SpeechFactory
@@ -67,7 +68,7 @@ class Cloud:
         reuse_port: bool = False,
         adopt_keys: bool = False,
     ) -> None:
-        """`extra_routes`: the console's. `adopt_keys`: for `dev`, see `Hub`. `store`: another than the data directory's SQLite. `sock`: already bound."""
+        """`extra_routes`: the lens page of `dev`. `adopt_keys`: for `dev`, see `Hub`. `store`: another than the data directory's SQLite. `sock`: already bound."""
         self.config = config.ready_to_serve()
         self._extra_routes = extra_routes
         self._speech = speech
@@ -134,9 +135,11 @@ class Cloud:
             loop_watch=self.loop_watch,
             speech=self.speech_service,
         )
+        console = Console(self.services)
+        self.hub.on_published = console.sample
         limits = config.limits
         self.listener = Listener(
-            http_app=build_http_app(self.services, extra=self._extra_routes),
+            http_app=build_http_app(self.services, console=console, extra=self._extra_routes),
             upgrade=self._upgrade,
             limits=Limits(
                 text_max=limits.text_bytes_max,

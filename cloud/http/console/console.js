@@ -1,0 +1,111 @@
+// The console: who may see it, which view is shown, and the frame around the views.
+
+import { App, Apps } from "./apps.js";
+import { byId, h, replace, tell } from "./dom.js";
+import { Health } from "./health.js";
+import { Refused, about, token, whenLocked } from "./live.js";
+import { SessionPage, Sessions } from "./sessions.js";
+import { Trace } from "./trace.js";
+import { Users } from "./users.js";
+
+const view = byId("view");
+let current = null;
+let cloud = null;
+
+const ROUTES = [
+  [/^\/$/, () => new Sessions(view), "/"],
+  [/^\/session\/([^/]+)$/, (user) => new SessionPage(view, user, cloud), "/"],
+  [/^\/apps$/, () => new Apps(view), "/apps"],
+  [/^\/apps\/([^/]+)$/, (name) => new App(view, name), "/apps"],
+  [/^\/trace$/, (_, query) => new Trace(view, query), "/trace"],
+  [/^\/users$/, () => new Users(view), "/users"],
+  [/^\/health$/, () => new Health(view, cloud), "/health"],
+];
+
+function leave() {
+  current?.close?.();
+  current = null;
+}
+
+function show() {
+  leave();
+  if (!cloud) return;
+  const [path, query] = (location.hash.slice(1) || "/").split("?");
+  for (const [pattern, make, tab] of ROUTES) {
+    const found = pattern.exec(path);
+    if (!found) continue;
+    for (const link of byId("tabs").children) {
+      if (link.getAttribute("href") === `#${tab}`) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    replace(view);
+    scrollTo(0, 0);
+    current = make(found[1] ? decodeURIComponent(found[1]) : null, new URLSearchParams(query ?? ""));
+    document.title = `${view.querySelector("h2")?.textContent ?? "Console"} · Glassbridge`;
+    return;
+  }
+  replace(view, h("p.empty", {}, "There is no such page. ", h("a", { href: "#/" }, "Back to the sessions")));
+}
+
+function login(words = "") {
+  leave();
+  cloud = null;
+  byId("tabs").hidden = byId("leave").hidden = true;
+  for (const id of ["count-sessions", "count-away", "count-failing"]) byId(id).hidden = true;
+  byId("live").dataset.state = "off";
+  byId("live").lastElementChild.textContent = "signed out";
+  const field = h("input", { type: "password", id: "token", name: "token", autocomplete: "current-password", required: true, spellcheck: "false" });
+  const fault = h("p.fault", { role: "alert", id: "fault" }, words);
+  const form = h("form.login", {
+    onsubmit: async (event) => {
+      event.preventDefault();
+      token.set(field.value.trim());
+      fault.textContent = "";
+      try {
+        await enter();
+      } catch (error) {
+        token.clear();
+        fault.textContent = error.status === 401 ? "This is not the admin token of this cloud."
+          : error.status === 429 ? "Too many wrong tokens from this address. Wait a minute." : error.message;
+        field.select();
+      }
+    },
+  },
+  h("h2", {}, "Sign in"),
+  h("label", { for: "token" }, "Admin token"),
+  h("div.row", {}, field, h("button.primary", { type: "submit" }, "Sign in")),
+  fault,
+  h("p.hint", {}, h("code", {}, "glassbridge cloud init"), " showed it once. It stays in this browser tab and is gone when the tab closes."));
+  replace(view, form);
+  field.focus();
+}
+
+async function enter() {
+  whenLocked(() => {});
+  cloud = await about();
+  whenLocked(() => { token.clear(); login("The admin token is no longer accepted."); });
+  byId("tabs").hidden = false;
+  byId("leave").hidden = !token.get();
+  show();
+}
+
+byId("leave").addEventListener("click", () => { token.clear(); login(); });
+addEventListener("hashchange", show);
+// "/" looks for something on the page that has a search; a single key, so never while typing.
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || /INPUT|TEXTAREA|SELECT/.test(event.target.tagName)) return;
+  const search = view.querySelector("input[type=search]");
+  if (search) { event.preventDefault(); search.focus(); }
+});
+
+async function start() {
+  try {
+    await enter();
+  } catch (error) {
+    if (error instanceof Refused && error.status !== 401 && error.status !== 0) tell(error.message, true);
+    if (error.status === 0) { setTimeout(start, 2000); return; }
+    token.clear();
+    login();
+  }
+}
+start();

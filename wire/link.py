@@ -209,6 +209,11 @@ def split(data: bytes) -> tuple[bytes, int | None, int | None]:
     )
 
 
+def _exact(data: bytes) -> bytes:
+    """A copy that takes no more memory than it has bytes: what orjson returns keeps the 4 KiB it was written into."""
+    return memoryview(data).tobytes()
+
+
 _ACK = b'{"type":"glassbridge_ack"}'
 _SKIP = b'{"type":"glassbridge_skip"}'
 
@@ -618,7 +623,7 @@ class Link:
     def _send_latest(self, key: str, data: bytes, expires: float) -> list[LinkEffect]:
         # Re-inserting keeps the order of last change; the oldest keys give way in a flood of keys.
         self.forget(key)
-        self._latest[key] = _Latest(data, expires, self._connection)
+        self._latest[key] = _Latest(_exact(data), expires, self._connection)
         self._latest_bytes += len(data)
         while len(self._latest) > self.limits.latest_keys_max or (
             self._latest_bytes > self.limits.latest_bytes_max and len(self._latest) > 1
@@ -632,7 +637,7 @@ class Link:
         if self._state is LinkState.LIVE and not self.sequenced:
             return [self._transmit(data, Delivery.RELIABLE)]
         self._newest += 1
-        self._log.append(_Entry(self._newest, data, expires))
+        self._log.append(_Entry(self._newest, _exact(data), expires))
         self._bytes += len(data)
         return self._pump() + self._bound(now)
 

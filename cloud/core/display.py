@@ -194,6 +194,8 @@ class DisplayArbiter:
             if view.clear_with is not None and view.clear_with[0] == package:
                 view.clear_with = None
             effects += self._evaluate(view, now)
+        if self._foreground is None and self._main.sent_at == float("-inf"):
+            effects += self._clear(self._main, now)  # its text may be there since before our restart
         return effects
 
     def attached(self, now: float) -> list[Effect]:

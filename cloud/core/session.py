@@ -423,9 +423,10 @@ class Session:
             known = self._apps.get(package)
             if known is not None and known.life.state is not AppState.DISCONNECTED:
                 continue
-            taken = any(a.life.wanted and a.info.kind == "standard" for a in self._apps.values())
-            if package in standard and taken:
-                out.append(SaveWanted(package, False))
+            rivals = [a for a in self._apps.values() if a.life.wanted and a.info.kind == "standard"]
+            if package in standard and rivals:
+                if known not in rivals:
+                    out.append(SaveWanted(package, False))
                 continue
             out += self.start_app(package, now, by_user=False)
         return out
@@ -977,6 +978,10 @@ class Session:
             for other in list(self._apps.values()):
                 if other is not each and other.info.kind == "standard" and other.life.wanted:
                     out += self._stop(other, StopReason.SYSTEM_STOP, now)
+            for waiting in [p for p in self._restore if p != package]:
+                if waiting in self._records and self._records[waiting].kind == "standard":
+                    self._restore.remove(waiting)
+                    out.append(SaveWanted(waiting, False))
         if by_user:
             out.append(SaveWanted(package, True))
         idle = not each.life.is_starting and not each.life.is_running

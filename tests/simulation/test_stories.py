@@ -548,6 +548,21 @@ def test_text_of_an_app_stopped_before_a_restart_does_not_stay_on_the_lens() -> 
         assert world.glasses[0].text(side) == ""
 
 
+def test_text_of_an_app_that_outlived_our_restart_goes_when_it_is_stopped() -> None:
+    """Found: the restarted cloud had not drawn the text itself, so it saw nothing to clear."""
+    world = settled()
+    start(world, COUNTER)
+    world.advance(3.0)
+    world.cloud.kill()
+    world.cloud.boot()
+    world.advance(15.0)
+    assert COUNTER in world.glasses[0].text(g1.LEFT)
+    stop(world, COUNTER)
+    world.advance(5.0)
+    for side in (g1.LEFT, g1.RIGHT):
+        assert world.glasses[0].text(side) == ""
+
+
 def test_storage_that_answers_after_the_drain_harms_nothing() -> None:
     """Found: the settings of an app, loaded after its session was drained, raised inside the lifecycle."""
     world = settled()

@@ -252,11 +252,6 @@ def message(code: int, body: bytes, payload_max: int) -> list[bytes]:
     return [head + whole[at : at + size] for at in range(0, len(whole), size)]
 
 
-def plain_text(body: str, x: int = 1, y: int = 1, palette: int = 1, spacing: int = SPACING) -> bytes:
-    """The libraries' message for one line of text."""
-    return struct.pack(">HHBB", x, y, palette, spacing) + body.encode()
-
-
 def capture(quality: int, side: int, pan: int = 0) -> bytes:
     """The libraries' message for one photo: `quality` 0-4, `side` 100-720 pixels (even), `pan` -140 to 140."""
     return struct.pack(">BHHB", quality, side // 2, pan + 140, 0)

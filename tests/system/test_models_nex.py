@@ -50,7 +50,7 @@ async def test_a_picture_that_loses_chunks_in_the_glasses_is_completed(tmp_path:
         await r.cloud.say(type="display_event", packageName="a", view="main", layout=layout, displayId="p1")
 
         async def shown() -> bool:
-            return bool((await r.lens())["kind"] == "picture")
+            return bool((await r.lens())["kind"] == "bitmap")
 
         # Refused after three rounds of missing chunks; then the whole picture goes out again, with another number.
         await r.wait(shown, 60)

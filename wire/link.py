@@ -66,10 +66,10 @@ class LinkLimits:
     window_messages: int = 64
     #: A quarter of the outbound queue's 2 MiB. One message always goes, however large.
     window_bytes: int = 512 << 10
-    #: An acknowledgement rides on the next frame, or goes alone after this. Shorter than a person's double tap;
-    #: what a crash can double is what was processed within this time.
-    ack_delay: float = 0.2
-    #: Acknowledge at once after this many: a quarter of the window keeps the sender moving.
+    #: How long an acknowledgement may wait for a frame to ride on. Not at all: what a crash can double is what was
+    #: processed and not acknowledged, and reliable messages are too rare for the extra frames to count.
+    ack_delay: float = 0.0
+    #: With a delay: acknowledge at once after this many; a quarter of the window keeps the sender moving.
     ack_every: int = 16
     #: How long the answer to the announcement may take. Longer than the edge needs to notice a dead uplink (10 s), so
     #: that a foreign cloud is not inferred from a silent path.
@@ -498,7 +498,7 @@ class Link:
             self.counters.gaps += 1
             return [*effects, *self._disconnect("gap")]
         self._peer.since = min(self._peer.since, now)
-        if self._peer.offset - self._peer.acked >= self.limits.ack_every:
+        if self.limits.ack_delay <= 0 or self._peer.offset - self._peer.acked >= self.limits.ack_every:
             effects.append(self._acknowledge())
         return effects
 

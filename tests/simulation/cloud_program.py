@@ -43,11 +43,10 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What an app has last drawn, as far as it reached the cloud, and who was alive to know it."""
+    """What an app has last drawn, as far as it reached the cloud, and which life of the cloud that was."""
 
     text: str
     cloud_boot: int
-    edge_boot: int
 
 
 @dataclass(eq=False)
@@ -106,7 +105,6 @@ class CloudProgram:
         self.post_stop_holds = 0
         self.started: list[do.StartSettled] = []
         self.drawn: dict[tuple[str, str], Drawn] = {}  # (user, package); for the questions, not for the hub
-        self.edge_boots: Callable[[str], int] = lambda user: 0
         self._ids = itertools.count(1)
         self._names = itertools.count(1)
 
@@ -296,7 +294,7 @@ class CloudProgram:
         message = orjson.loads(data)
         if message["type"] == "display_event":
             text = message["layout"]["text"]
-            self.drawn[seat.user, life.package] = Drawn(text, self.boots, self.edge_boots(seat.user))
+            self.drawn[seat.user, life.package] = Drawn(text, self.boots)
 
     def ponged(self, connection: Connection, payload: bytes) -> None:
         socket = self.sockets.get(connection.keys[1])

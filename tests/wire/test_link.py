@@ -259,8 +259,22 @@ def test_loss_at_every_frame_of_a_conversation_loses_and_doubles_nothing() -> No
         assert pair.cloud.delivered == pair.edge.delivered == [number(n) for n in range(20)], at
 
 
-def test_acknowledgement_rides_on_traffic_or_goes_alone_in_time() -> None:
+def test_message_is_acknowledged_at_once() -> None:
     pair = Pair()
+    pair.connect()
+    pair.send(pair.edge, number(1))
+    pair.flow()
+    assert pair.edge.link.backlog == 0
+    assert pair.cloud.link.deadline is None
+    assert pair.edge.delivered == [], "an acknowledgement is not for the application"
+
+
+#: Acknowledgements that wait for a frame to ride on.
+PATIENT = LinkLimits(ack_delay=0.2)
+
+
+def test_acknowledgement_with_a_delay_rides_on_traffic_or_goes_alone_in_time() -> None:
+    pair = Pair(PATIENT)
     pair.connect()
     pair.send(pair.edge, number(1))
     pair.flow()
@@ -271,15 +285,15 @@ def test_acknowledgement_rides_on_traffic_or_goes_alone_in_time() -> None:
     assert pair.edge.delivered == [b'{"type":"pong"}']
     pair.send(pair.edge, number(2))
     pair.flow()
-    assert pair.cloud.link.deadline == pytest.approx(pair.now + LinkLimits().ack_delay)
-    pair.advance(LinkLimits().ack_delay)
+    assert pair.cloud.link.deadline == pytest.approx(pair.now + PATIENT.ack_delay)
+    pair.advance(PATIENT.ack_delay)
     assert pair.edge.link.backlog == 0
     assert pair.cloud.link.deadline is None
     assert len(pair.edge.delivered) == 1, "a lone acknowledgement is not for the application"
 
 
 def test_deadline_may_be_handled_early_and_then_does_nothing() -> None:
-    pair = Pair()
+    pair = Pair(PATIENT)
     pair.connect()
     pair.send(pair.edge, number(1))
     pair.flow()
@@ -349,7 +363,7 @@ def test_newest_connection_wins_and_the_log_moves_with_it() -> None:
 
 
 def test_restarted_cloud_is_told_to_both_and_unacknowledged_messages_come_again() -> None:
-    pair = Pair()
+    pair = Pair(PATIENT)
     pair.connect()
     pair.send(pair.edge, number(1))
     pair.flow()
@@ -723,7 +737,7 @@ _ACTIONS = st.lists(
 @settings(max_examples=150, deadline=None)
 def test_any_interleaving_of_losses_keeps_order_and_loses_nothing(actions: list[str], small: bool) -> None:
     """I1: both ends live and the log holds, so everything arrives once, in order."""
-    pair = Pair(LinkLimits(window_messages=3, ack_every=2) if small else LinkLimits())
+    pair = Pair(LinkLimits(window_messages=3, ack_every=2, ack_delay=0.2) if small else LinkLimits())
     sent: dict[str, int] = {"up": 0, "down": 0}
     for action in actions:
         match action:
@@ -765,7 +779,9 @@ def test_crashes_of_either_end_never_lose_silently(seed: int) -> None:
     """With restarts: order holds inside an epoch, a loss is preceded by a `Resumed` that says recovered=False, and
     what is repeated was unacknowledged."""
     rng = random.Random(seed)
-    pair = Pair(LinkLimits(log_messages_max=8, window_messages=4, ack_every=2))
+    pair = Pair(
+        LinkLimits(log_messages_max=8, window_messages=4, ack_every=2, ack_delay=rng.choice([0.0, 0.2]))
+    )
     sent = 0
     crashes = 0
     for _ in range(200):

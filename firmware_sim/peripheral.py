@@ -370,8 +370,9 @@ class Glasses:
 
     def user(self, what: UserInput) -> None:
         """Raises `NoTaker`."""
+        at_ms = time.time_ns() // 1_000_000
         self.feed(lambda now: self.firmware.user(what, now))
-        done = {"action": what.action.value, "side": what.side, "value": what.value}
+        done = {"action": what.action.value, "side": what.side, "value": what.value, "at_ms": at_ms}
         self._on_change(
             Change(self.name, "input", None, {key: value for key, value in done.items() if value is not None})
         )

@@ -157,9 +157,8 @@ async def serving(config: CloudConfig, control: Callable[[], str | None], user: 
 
         def took(change: dict[str, Any]) -> None:
             nonlocal touched_at
-            match change.get("kind"):
-                case "input" | "spoken":
-                    touched_at = time.time()
+            if change.get("kind") in ("input", "spoken"):
+                touched_at = change["at_ms"] / 1000 if "at_ms" in change else time.time()
             if change.get("kind") == "spoken":
                 cloud.hub.say(user, change["spoken"]["text"], "en-US")
 

@@ -103,7 +103,7 @@ def _exchange(display: _Display, edge_ms: float | None, ble_ms: float | None) ->
         {"who": "app", "what": display.package.rpartition(".")[2], "ms": app_ms},
         {"who": "cloud", "what": "display_event", "ms": waited_ms},
         {"who": "edge", "what": "to packets", "ms": edge_ms},
-        {"who": "lens", "what": "both arms lit", "ms": ble_ms},
+        {"who": "lens", "what": "lit", "ms": ble_ms},
     ]
     known = [float(hop["ms"]) for hop in hops if isinstance(hop["ms"], (int, float))]
     return {"at": display.at, "hops": hops, "total_ms": sum(known)}

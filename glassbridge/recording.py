@@ -121,7 +121,8 @@ def follow(client: httpx.Client) -> Iterator[Line]:
             match change.get("kind"):
                 case "input" if change.get("action") in REPEATED:
                     yield Input(
-                        at, {k: v for k, v in change.items() if k not in ("version", "kind", "device")}
+                        at,
+                        {k: v for k, v in change.items() if k not in ("version", "kind", "device", "at_ms")},
                     )
                 case "spoken":
                     yield Input(at, {"action": "say", "text": change["spoken"]["text"]})

@@ -45,7 +45,7 @@ class Lens {
     if (this.loading) return; // the running request looks again when it is done
     this.loading = true;
     try {
-      while (this.version < this.wanted) {
+      while (this.version < this.wanted && device()?.display) {
         const reply = await fetch(`/api/sim/framebuffer?side=${this.side}`, { cache: "no-store" });
         if (!reply.ok) break;
         const got = Number(reply.headers.get("X-Version"));
@@ -127,10 +127,11 @@ function showState() {
   if (!glasses) return;
   byId("model").textContent = `${modelName(glasses.model)} · ${glasses.id}`;
   for (const side of SIDES) showArm(side, armOf(glasses, side));
-  const one = Object.keys(glasses.arms).length === 1;
-  byId("lens-right").hidden = one || !glasses.display;
-  byId("lens-left").hidden = !glasses.display;
-  byId("link-right").hidden = one;
+  // Glasses with a single radio: one lens, one link, and inputs without a side.
+  const one = isOne(glasses);
+  document.body.classList.toggle("one", one);
+  document.body.classList.toggle("blind", !glasses.display);
+  byId("blind").textContent = glasses.display ? "" : `${modelName(glasses.model)} has no display: tap, speak, or let an app take a photo.`;
   const microphone = glasses.microphone?.on;
   link("mic", microphone ? "on" : "off", microphone ? "microphone on" : "microphone off");
   const battery = batteryOf(glasses);
@@ -143,6 +144,10 @@ function showState() {
   byId("wear").firstChild.textContent = worn ? "Worn " : "Taken off ";
   byId("press").hidden = glasses.model === "g1";
   showText(glasses);
+}
+
+function isOne(glasses) {
+  return Object.keys(glasses?.arms ?? {}).length === 1;
 }
 
 function modelName(model) {
@@ -165,7 +170,8 @@ function showArm(side, arm) {
   const lens = lenses[side];
   const connected = arm?.state === "connected";
   lens.figure.classList.toggle("dark", !connected);
-  link(side, connected ? "on" : arm?.state === "advertising" ? "wait" : "off", `${side} arm ${arm?.state ?? ""}`);
+  const name = isOne(device()) ? "glasses" : `${side} arm`;
+  link(side, connected ? "on" : arm?.state === "advertising" ? "wait" : "off", `${name} ${arm?.state ?? ""}`);
   if (!arm) return;
   const battery = device().state?.battery?.[side];
   const parts = [connected ? `MTU ${arm.mtu}` : arm.state];
@@ -380,10 +386,12 @@ const WORDS = {
   press: "button", wear: "wear", battery: "battery", drop: "drop", lag: "lag", say: "say",
 };
 
-async function input(action, extra = {}) {
+async function input(action, given = {}) {
+  const { side, ...rest } = given;
+  const extra = side && !isOne(device()) ? given : rest;
   const sent = await post("/api/sim/input", JSON.stringify({ action, ...extra }), { "Content-Type": "application/json" });
   if (sent && action !== "say") changed("", `${WORDS[action]}${extra.side ? " " + extra.side : ""}`);
-  const button = document.querySelector(`button[data-action="${action}"]${extra.side ? `[data-side="${extra.side}"]` : ""}`);
+  const button = document.querySelector(`button[data-action="${action}"]${side ? `[data-side="${side}"]` : ""}`);
   if (sent && button) {
     button.classList.add("sent");
     setTimeout(() => button.classList.remove("sent"), 200);

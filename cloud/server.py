@@ -135,7 +135,8 @@ class Cloud:
             loop_watch=self.loop_watch,
             speech=self.speech_service,
         )
-        console = Console(self.services)
+        has_lens = any(route.path == "/" for route in self._extra_routes)
+        console = Console(self.services, has_lens=has_lens)
         self.hub.on_published = console.sample
         limits = config.limits
         self.listener = Listener(

@@ -134,8 +134,7 @@ def build_http_app(
     services: Services, *, console: Console | None = None, extra: Sequence[RouteSpec] = ()
 ) -> ASGIApp:
     """The ASGI application for `Listener(http_app=…)`. `extra` are further tables (the lens page of `dev`)."""
-    at_root = all(spec.path != "/" for spec in extra)
-    pages = console_table(console or Console(services), at_root=at_root)
+    pages = console_table(console or Console(services), at_root=all(spec.path != "/" for spec in extra))
     app = Starlette(
         routes=routes(route_table([*pages, *extra]), services),
         exception_handlers={HTTPException: _refused},

@@ -3,7 +3,7 @@
 import { App, Apps } from "./apps.js";
 import { byId, h, replace, tell } from "./dom.js";
 import { Health } from "./health.js";
-import { Refused, about, token, whenLocked } from "./live.js";
+import { Refused, Stream, about, token, whenLocked } from "./live.js";
 import { SessionPage, Sessions } from "./sessions.js";
 import { Trace } from "./trace.js";
 import { Users } from "./users.js";
@@ -24,6 +24,7 @@ const ROUTES = [
 
 function leave() {
   current?.close?.();
+  current?.stream.close();
   current = null;
 }
 
@@ -41,6 +42,8 @@ function show() {
     replace(view);
     scrollTo(0, 0);
     current = make(found[1] ? decodeURIComponent(found[1]) : null, new URLSearchParams(query ?? ""));
+    // Views that ask instead of listening still have the counts in the head.
+    current.stream ??= new Stream(() => ({ view: "summary" }), () => {});
     document.title = `${view.querySelector("h2")?.textContent ?? "Console"} · Glassbridge`;
     return;
   }

@@ -79,8 +79,10 @@ async def to_console(call: Call) -> Response:
 class Console:
     """The state behind the live streams of one process."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, *, has_lens: bool = False) -> None:
+        """`has_lens`: the lens page of the simulator is at `/`."""
         self._services = services
+        self._has_lens = has_lens
         self._feed = Feed(services.hub)
         self._samples = Samples(services)
         self._streams = 0
@@ -97,14 +99,14 @@ class Console:
                 "profile": config.profile,
                 "url": call.services.base_url,
                 "speech": config.speech.provider,
-                "lens": config.profile == "dev",
+                "lens": self._has_lens,
                 "draining": call.services.hub.draining,
                 "now": time.time(),
             }
         )
 
     async def stream(self, call: Call) -> Response:
-        """One view, live: `view=sessions|session|trace|health`, and where the page stands (`since`, `epoch`)."""
+        """One view, live: `view=sessions|session|trace|health|summary`, and where the page stands (`since`, `epoch`)."""
         view = call.query("view") or "sessions"
         try:
             since = int(call.query("since") or 0)
@@ -125,10 +127,12 @@ class Console:
                 look = self._trace(since)
             case "health":
                 look = self._health(since)
+            case "summary":
+                look = list
             case _:
                 raise Refusal(
                     400,
-                    "view must be sessions, session, trace or health",
+                    "view must be sessions, session, trace, health or summary",
                     code=ErrorCode.MALFORMED_MESSAGE,
                 )
         if self._streams >= STREAMS_MAX:

@@ -80,7 +80,9 @@ const TONES = {
   connected: "on", on: "on", ok: "on",
   loading: "wait", connecting: "wait", grace: "wait", initializing: "wait", detached: "wait", lingering: "wait",
   disconnecting: "wait", stopping: "wait",
-  error: "bad",
+  // Of an arm, as our edge names them.
+  ready: "on", scanning: "wait", discovering: "wait", backoff: "wait",
+  error: "bad", given_up: "bad",
 };
 
 /** on, wait, bad or off: the colour of a state. */

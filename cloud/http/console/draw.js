@@ -88,7 +88,7 @@ export function amount(value, unit) {
 export function plot(box, points, { unit, good, title, floor = 1 }) {
   const width = Math.max(box.clientWidth, 200), height = 116, left = 6, bottom = 18, top = 8;
   const known = points.filter(([, value]) => value !== null);
-  const high = nice(Math.max(floor, ...known.map(([, value]) => value)));
+  const high = nice(Math.max(floor, ...known.map(([, value]) => value * 1.1)));
   const now = server.now();
   // Every plot shows the same hour half as the others, or as much as there is.
   const from = Math.min(points[0]?.[0] ?? now - 60, now - 60);

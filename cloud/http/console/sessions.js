@@ -1,6 +1,6 @@
 // The list of sessions, of which only the visible rows exist, and the page of one session.
 
-import { ages, chip, h, replace, since, stateWords, sure, tell, tone } from "./dom.js";
+import { ages, chip, h, replace, server, since, stateWords, sure, tell, tone } from "./dom.js";
 import { lanes, strip } from "./draw.js";
 import { Stream, ask, path } from "./live.js";
 
@@ -89,6 +89,7 @@ export class Sessions {
     if (this.list.hidden) return;
     const high = this.high();
     this.spacer.style.height = `${this.shown.length * high}px`;
+    this.list.style.height = `${this.shown.length * high + 2}px`;
     const first = Math.max(0, Math.floor(this.list.scrollTop / high) - 4);
     const last = Math.min(this.shown.length, Math.ceil((this.list.scrollTop + this.list.clientHeight) / high) + 4);
     const wanted = new Map();
@@ -146,7 +147,8 @@ export class Sessions {
   }
 }
 
-const SPANS = [[300, "5 min"], [900, "15 min"], [3600, "1 h"], [21600, "6 h"]];
+//: 0 is as long as there is something to see.
+const SPANS = [[0, "all"], [300, "5 min"], [900, "15 min"], [3600, "1 h"], [21600, "6 h"]];
 
 function layoutText(layout) {
   if (!layout) return "";
@@ -156,7 +158,7 @@ function layoutText(layout) {
 
 export class SessionPage {
   constructor(view, user, cloud) {
-    Object.assign(this, { view, user, cloud, page: {}, seconds: 900, lens: cloud.profile === "dev" });
+    Object.assign(this, { view, user, cloud, page: {}, seconds: 0, lens: cloud.profile === "dev" });
     this.state = h("div.facts");
     this.picture = h("div.picture");
     this.apps = h("div.cards");
@@ -238,7 +240,9 @@ export class SessionPage {
     if (!this.page.lanes || !this.picture.clientWidth) return;
     const order = ["glasses", "microphone"];
     const entries = Object.entries(this.page.lanes).sort(([a], [b]) => (order.indexOf(a) + 9) % 9 - (order.indexOf(b) + 9) % 9 || (a < b ? -1 : 1));
-    lanes(this.picture, Object.fromEntries(entries), this.seconds, (lane) => (order.includes(lane) ? lane : short(lane)));
+    const first = Math.min(...entries.map(([, states]) => states[0]?.at ?? Infinity));
+    const all = Math.max(60, (server.now() - first) * 1.03);
+    lanes(this.picture, Object.fromEntries(entries), this.seconds || all, (lane) => (order.includes(lane) ? lane : short(lane)));
   }
 
   showLens(page) {
@@ -256,7 +260,7 @@ export class SessionPage {
   showArms(page) {
     const arms = Object.entries(page.edge?.arms ?? {});
     replace(this.arms, arms.length
-      ? arms.map(([side, arm]) => h("div.arm", {}, h("b", {}, side), chip(arm.state === "ready" ? "connected" : arm.state, arm.state),
+      ? arms.map(([side, arm]) => h("div.arm", {}, h("b", {}, side), chip(arm.state, arm.state.replaceAll("_", " ")),
         h("span.hint", {}, [arm.reason, typeof arm.battery === "number" ? `battery ${arm.battery} %` : null, typeof arm.rssi === "number" ? `${arm.rssi} dBm` : null, arm.mtu ? `MTU ${arm.mtu}` : null].filter(Boolean).join(" · "))))
       : h("p.hint", {}, page.client === "edge" ? "The edge has not told about its arms yet." : "This client does not tell about the arms; our edge does."));
   }

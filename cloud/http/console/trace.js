@@ -27,12 +27,18 @@ const TONE = (event) => {
   return /connected|resumed|display_result/.test(event.kind) || event.after === "connected" ? "on" : "off";
 };
 
-const OWN = new Set(["seq", "at", "user", "kind", "hops"]);
+const OWN = new Set(["seq", "at", "user", "kind", "hops", "text", "layout"]);
 const ms = (seconds) => (seconds * 1000 < 10 ? (seconds * 1000).toFixed(1) : Math.round(seconds * 1000)) + " ms";
 
 function details(event) {
   if (event.kind === "app") return [`${event.package}: ${event.before} → ${event.after}`, event.reason ? `(${event.reason})` : ""].join(" ");
   if (event.kind === "webhook") return `${event.package} ${event.type}: ${event.status ?? event.error} in ${event.ms} ms`;
+  if (event.kind === "display") return `${event.package} on ${event.view}, number ${event.id}`;
+  if (event.kind === "display_settled") return `${event.package}, number ${event.id}: ${event.outcome}${event.reason ? ` (${event.reason})` : ""}${event.outcome === "shown" ? ` after ${ms(event.waited)}` : ""}`;
+  if (event.kind === "from_glasses") return `${event.about}, ${event.bytes} bytes`;
+  if (event.kind === "to_app") return `${event.about} to ${event.apps} ${event.apps === 1 ? "app" : "apps"}, ${event.bytes} bytes`;
+  if (event.kind === "start_failed") return `${event.package}: ${event.why}`;
+  if (event.kind === "microphone") return event.on ? "on" : "off";
   return Object.entries(event).filter(([key, value]) => !OWN.has(key) && value !== null && value !== "" && value !== undefined)
     .map(([key, value]) => `${key} ${typeof value === "object" ? JSON.stringify(value) : typeof value === "number" ? Math.round(value * 1000) / 1000 : value}`).join(" · ");
 }

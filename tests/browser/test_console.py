@@ -1,0 +1,370 @@
+"""The console in a real browser: what an operator sees and does, keys alone, a phone, no token, a thousand sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
+
+from cloud.core.session import SessionState
+from cloud.http.console.console import ASSETS
+from tests.browser.conftest import IMAGES
+from tests.support.console import (
+    ADMIN,
+    ANNA,
+    BEN,
+    CAPTIONS,
+    NOTES,
+    PHONE,
+    chromium,
+    opened,
+    world,
+)
+from tests.support.waiting import SLOW, until
+
+expect.set_options(timeout=10_000 * SLOW)
+
+SESSIONS = 1000
+#: Scrolling through all rows: how long the frames took, in milliseconds.
+SCROLL = """async () => {
+  const list = document.querySelector(".list"), times = [];
+  let before = performance.now();
+  for (let step = 0; step <= 120; step++) {
+    list.scrollTop = (list.scrollHeight - list.clientHeight) * step / 120;
+    await new Promise(requestAnimationFrame);
+    const now = performance.now();
+    times.push(now - before);
+    before = now;
+  }
+  return times;
+}"""
+
+
+@pytest_asyncio.fixture
+async def console() -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
+
+
+async def shoot(page: Page, name: str) -> None:
+    await page.screenshot(path=IMAGES / f"console-{name}.png")
+
+
+async def test_a_session_s_page_shows_links_apps_lens_and_why(console: Browser, tmp_path: Path) -> None:
+    async with world(tmp_path) as scene, opened(console, scene.cloud) as page:
+        row = page.locator(".line", has_text=ANNA)
+        await expect(row).to_contain_text("connected")
+        await expect(row.locator(".chip.app[data-state=bad]")).to_have_text("notes")
+        await row.click()
+        await expect(page.locator("h2")).to_have_text(ANNA)
+        await expect(page.locator(".glass")).to_contain_text("platform 4")
+        await expect(page.locator(".arm", has_text="right")).to_contain_text("out of range")
+        failed = page.locator(f".card[data-package='{NOTES}']")
+        await expect(failed).to_contain_text("the webhook answered 500")
+        await expect(failed).to_contain_text("next")
+        for lane in ("glasses", "microphone", "captions", "notes"):
+            await expect(page.locator(".picture .lane", has_text=lane)).to_be_visible()
+        assert await page.locator(".picture .bar-bad").count() >= 1
+        await page.wait_for_timeout(3000)  # so that the picture has something to show
+        await shoot(page, "session")
+        scene.mend()
+        await failed.get_by_role("button", name="Try now").click()
+        await expect(failed).to_contain_text("connected")
+        await failed.get_by_role("button", name="Stop").click()
+        await expect(failed).to_contain_text("stopped")
+        await failed.get_by_role("button", name="Start").click()
+        await expect(failed).to_contain_text("connected")
+
+
+async def test_a_lost_session_is_away_and_its_loss_is_drawn(console: Browser, tmp_path: Path) -> None:
+    async with world(tmp_path) as scene, opened(console, scene.cloud) as page:
+        row = page.locator(".line", has_text=ANNA)
+        await expect(row).to_contain_text("connected")
+        await scene.anna.drop()
+        await expect(row).to_contain_text("away")
+        await expect(page.locator("#count-away")).to_have_text("1 away")
+        await row.click()
+        await expect(page.locator(".picture .bar-wait").first).to_be_visible()
+        await scene.anna.connect()
+        await expect(page.locator(".facts")).to_contain_text("connected")
+
+
+async def test_a_failed_webhook_is_shown_and_replayed_after_the_repair(
+    console: Browser, tmp_path: Path
+) -> None:
+    async with world(tmp_path) as scene, opened(console, scene.cloud, f"/apps/{NOTES}") as page:
+        newest = page.locator(".hook").first
+        await expect(newest).to_contain_text("500")
+        await expect(newest).to_contain_text("onSession threw")
+        await expect(newest).to_contain_text('"type": "session_request"')
+        await shoot(page, "webhook")
+        scene.mend()
+        await newest.get_by_role("button", name="Replay").click()
+        await expect(page.locator(".hook", has_text="replayed").first).to_contain_text("200")
+        await scene.notes.started(ANNA)
+
+        def runs() -> bool:
+            view = scene.cloud.hub.session_view(ANNA)
+            return view is not None and any(
+                app.package_name == NOTES and app.state == "connected" for app in view.apps
+            )
+
+        await until(runs, "the replayed request brought the app back")
+
+
+async def test_an_app_is_registered_set_up_and_removed(console: Browser, tmp_path: Path) -> None:
+    async with world(tmp_path) as scene:
+        store = scene.cloud.store
+        async with opened(console, scene.cloud, "/apps") as page:
+            await page.click("#new-app")
+            await page.fill("[name=packageName]", "com.example.weather")
+            await page.fill("[name=name]", "Weather")
+            await page.fill("[name=publicUrl]", "http://127.0.0.1:3999")
+            await page.check("[name=permission][value=LOCATION]")
+            await page.locator("form.record").get_by_role("button", name="Register").click()
+            key = await page.locator(".secret").input_value()
+            assert len(key) == 64
+            record = await store.get_app("com.example.weather")
+            assert record is not None
+            assert [one.type for one in record.permissions] == ["LOCATION"]
+            await page.reload()
+            await page.get_by_text("Weather").wait_for()
+            assert key not in await page.content()
+            await page.get_by_text("Weather").click()
+            await page.get_by_role("button", name="New key").click()
+            await page.get_by_role("button", name="The old key ends. Sure?").click()
+            assert await page.locator(".secret").input_value() != key
+            await page.get_by_role("button", name="Remove").click()
+            await page.get_by_role("button", name="Really remove it?").click()
+            await expect(page.locator("h2")).to_have_text("Apps")
+            assert await store.get_app("com.example.weather") is None
+
+
+async def test_the_settings_form_follows_the_schema_and_tells_the_app(
+    console: Browser, tmp_path: Path
+) -> None:
+    async with world(tmp_path) as scene, opened(console, scene.cloud, f"/apps/{CAPTIONS}") as page:
+        form = page.locator("form.settings")
+        await form.get_by_label("Show while speaking").uncheck()
+        await form.get_by_label("Language").select_option("Deutsch")
+        await form.get_by_label("Text before each line").fill("» ")
+        await form.get_by_role("button", name="Save settings").click()
+        await expect(page.locator("#toast")).to_contain_text("Saved")
+        await shoot(page, "app")
+        stored = await scene.cloud.store.get_app_settings(ANNA, CAPTIONS)
+        assert stored == {"live": False, "language": "de", "prefix": "» "}
+        session = scene.captions.session(ANNA)
+        await until(lambda: session.of("settings_update"), "the app hears of it")
+
+
+async def test_the_trace_shows_hops_filters_and_sends_an_event_again(
+    console: Browser, tmp_path: Path
+) -> None:
+    async with world(tmp_path) as scene:
+        app = scene.captions.session(ANNA)
+        await app.subscribe("transcription:en-US", "button_press")
+
+        async def answers() -> None:
+            seen = 0
+            while True:
+                presses = len(app.events("button_press"))
+                if presses > seen:
+                    seen = presses
+                    since = scene.anna.mark()
+                    await app.show(f"pressed {seen}")
+                    shown = await scene.anna.shows(f"pressed {seen}", since=since)
+                    await scene.anna.send(
+                        "glassbridge_display_result",
+                        displayId=shown.get("displayId") or shown.get("glassbridgeDisplayId"),
+                        outcome="shown",
+                        edgeMs=2,
+                        bleMs=140,
+                    )
+                await asyncio.sleep(0.01)
+
+        answering = asyncio.create_task(answers())
+        try:
+            async with opened(console, scene.cloud, "/trace") as page:
+                await page.locator(".trace li[data-kind]").first.wait_for()
+                await scene.anna.send("button_press", buttonId="main", pressType="short")
+                press = page.locator(".trace li[data-kind=from_glasses]", has_text="button_press")
+                await expect(press).to_have_count(1)
+                await expect(page.locator(".hops").first).to_contain_text("Bluetooth, lens 140 ms")
+                await shoot(page, "trace")
+                assert "platform 4" not in await page.content()
+                await press.get_by_role("button", name="Replay").click()
+                await until(lambda: len(app.events("button_press")) == 2, "the event came again")
+                await page.get_by_label("Which events").select_option("faults")
+                await expect(page.locator(".trace li[data-kind=webhook]").first).to_contain_text("500")
+                await expect(page.locator(".trace li[data-kind=from_glasses]")).to_have_count(0)
+                await page.get_by_label("Filter the trace").fill("nobody@nowhere")
+                await expect(page.locator(".trace li.empty")).to_be_visible()
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+
+
+async def test_a_token_is_minted_once_and_revoked(console: Browser, tmp_path: Path) -> None:
+    async with world(tmp_path) as scene, opened(console, scene.cloud, "/users") as page:
+        await page.get_by_label("E-mail address of the user").fill(BEN)
+        await page.get_by_role("button", name="Add user").click()
+        card = page.locator(f".card[data-user='{BEN}']")
+        await card.get_by_label("Label of the new token").fill("kitchen Pi")
+        await card.get_by_role("button", name="Mint a token").click()
+        token = await page.locator(".secret").input_value()
+        assert scene.cloud.verifier.verify(token).user_id == BEN
+        await expect(card).to_contain_text("kitchen Pi")
+        await shoot(page, "users")
+        await page.get_by_role("button", name="I have it").click()
+        assert token not in await page.content()
+        await card.get_by_role("button", name="Revoke").click()
+        await card.get_by_role("button", name="Really revoke?").click()
+        await expect(card).to_contain_text("revoked")
+        assert len(scene.cloud.verifier.revoked) == 1
+
+
+async def test_health_draws_what_the_process_measures(console: Browser, tmp_path: Path) -> None:
+    async with world(tmp_path) as scene, opened(console, scene.cloud, "/health") as page:
+        await expect(page.locator("[data-plot=sessions] output")).to_have_text("1")
+        assert await page.locator(".plot svg path.curve").count() == 9
+        await expect(page.locator(".facts")).to_contain_text("ready")
+
+
+async def test_only_the_admin_token_opens_the_console(console: Browser, tmp_path: Path) -> None:
+    async with world(tmp_path, profile="production") as scene:
+        async with opened(console, scene.cloud, expected=("401", "429")) as page:
+            field = page.get_by_label("Admin token")
+            await expect(field).to_be_focused()
+            assert ANNA not in await page.content()
+            await field.fill("a wrong one")
+            await page.keyboard.press("Enter")
+            await expect(page.locator("#fault")).to_contain_text("not the admin token")
+            await shoot(page, "login")
+            await field.fill(ADMIN)
+            await page.keyboard.press("Enter")
+            await expect(page.locator(".line", has_text=ANNA)).to_be_visible()
+            assert await page.context.cookies() == []
+            await page.goto(f"{scene.cloud.url}/console#/session/{ANNA}")
+            await expect(page.locator(".arm").first).to_be_visible()
+            assert "platform 4" not in await page.content()  # what a wearer reads is shown on demand
+            await page.click("#show-lens")
+            await expect(page.locator(".glass")).to_contain_text("platform 4")
+            await page.click("#leave")
+            await expect(page.get_by_label("Admin token")).to_be_visible()
+
+
+async def test_guessing_the_admin_token_is_slow_and_a_page_of_another_site_gets_nothing(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, profile="production") as scene:
+        async with httpx.AsyncClient(base_url=scene.cloud.url, trust_env=False) as client:
+            for path in ASSETS:
+                answer = await client.get(path)
+                assert answer.status_code == 200
+                assert "'unsafe" not in answer.headers["content-security-policy"]
+            root = await client.get("/")
+            assert root.headers["location"] == "/console"
+            stream = "/api/admin/console/stream"
+            foreign = await client.get(stream, headers={"Origin": "https://evil.example"})
+            assert foreign.status_code == 401
+            assert "access-control-allow-origin" not in foreign.headers
+            wrong = [
+                (await client.get("/api/admin/console", headers={"Authorization": f"Bearer {n}"})).status_code
+                for n in range(20)
+            ]
+            assert wrong[:5] == [401] * 5
+            assert wrong[-1] == 429
+
+
+async def test_the_console_works_with_keys_alone(console: Browser, tmp_path: Path) -> None:
+    async with world(tmp_path) as scene, opened(console, scene.cloud) as page:
+        await page.locator(".line").first.wait_for()
+        await page.keyboard.press("/")
+        await expect(page.get_by_label("Search sessions")).to_be_focused()
+        await page.keyboard.type("anna")
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("table", name="Sessions")).to_be_focused()
+        await page.keyboard.press("ArrowDown")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("h2")).to_have_text(ANNA)
+        stop = page.locator(f".card[data-package='{CAPTIONS}']").get_by_role("button", name="Stop")
+        await expect(stop).to_be_visible()
+        for _ in range(40):
+            await page.keyboard.press("Tab")
+            if await page.evaluate(
+                "document.activeElement.textContent === 'Stop' && document.activeElement.closest('.card')"
+                f".dataset.package === '{CAPTIONS}'"
+            ):
+                break
+        await page.keyboard.press("Enter")
+        await expect(page.locator(f".card[data-package='{CAPTIONS}']")).to_contain_text("stopped")
+
+
+async def test_a_phone_shows_every_view_without_sideways_scrolling(console: Browser, tmp_path: Path) -> None:
+    async with world(tmp_path) as scene, opened(console, scene.cloud, viewport=PHONE) as page:
+        await page.locator(".line").first.wait_for()
+        for where, landmark in (
+            ("/apps", ".card"),
+            (f"/apps/{CAPTIONS}", "form.settings"),
+            ("/trace", ".trace li[data-kind]"),
+            ("/users", ".card"),
+            ("/health", ".facts .chip"),
+            (f"/session/{ANNA}", ".picture svg"),
+        ):
+            await page.goto(f"{scene.cloud.url}/console#{where}")
+            await page.locator(landmark).first.wait_for()
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 390, where
+        await shoot(page, "phone")
+
+
+async def test_a_thousand_sessions_stay_smooth(console: Browser, tmp_path: Path) -> None:
+    async with world(tmp_path) as scene:
+        hub = scene.cloud.hub
+        # Real sessions, each with a socket that the hub believes in: a thousand TCP connections would prove no more here.
+        entries = [hub._create(f"user{n:04}@home.example", with_glasses=True) for n in range(SESSIONS - 1)]
+        for number, entry in enumerate(entries):
+            hub.feed(entry, entry.session.glasses_connected, 1_000_000 + number)
+        await until(
+            lambda: all(one.session.state is SessionState.CONNECTED for one in entries),
+            "all are connected",
+            20.0,
+        )
+        for number, entry in enumerate(entries):
+            if number % 9 == 0:
+                hub.feed(entry, entry.session.glasses_lost, 1_000_000 + number)
+        began = time.monotonic()
+        async with opened(console, scene.cloud) as page:
+            await expect(page.locator("#total")).to_have_text(f"{SESSIONS} sessions")
+            first = time.monotonic() - began
+            assert await page.locator(".line").count() < 60
+            times: list[float] = await page.evaluate(SCROLL)
+            ordered = sorted(times)
+            figures: dict[str, Any] = {
+                "sessions": SESSIONS,
+                "open_to_all_rows_s": round(first, 2),
+                "frame_ms_median": round(ordered[len(ordered) // 2], 1),
+                "frame_ms_p95": round(ordered[int(len(ordered) * 0.95)], 1),
+                "rows_in_page": await page.locator(".line").count(),
+            }
+            print(json.dumps(figures))
+            # 60 frames a second are 16.7 ms; the bound leaves room for a machine that runs other tests.
+            assert figures["frame_ms_median"] < 25 * SLOW
+            await page.evaluate("document.querySelector('.list').scrollTop = 0")
+            await page.get_by_label("Order").select_option("trouble")
+            await page.wait_for_timeout(500)
+            await shoot(page, "sessions")
+            asked = [0]
+            page.on("request", lambda request: asked.__setitem__(0, asked[0] + 1))
+            await hub.end_session("user0500@home.example", "over")
+            await expect(page.locator("#total")).to_have_text(f"{SESSIONS - 1} sessions")
+            assert asked[0] == 0  # the change came over the open stream
+            await page.get_by_label("Search sessions").fill("user0042")
+            await expect(page.locator("#total")).to_have_text(f"1 of {SESSIONS - 1}")

@@ -169,6 +169,7 @@ class _App:
     heard_until: float = float(
         "-inf"
     )  # events up to then were for an earlier instance, or are made up for already
+    made_up: set[str] = field(default_factory=set)  # streams whose missed events this instance has been sent
     accepted_at: float = float("-inf")
 
 
@@ -987,6 +988,7 @@ class Session:
         idle = not each.life.is_starting and not each.life.is_running
         if by_user and idle:
             each.heard_until = now
+            each.made_up.clear()
         moves = each.life.start(now, by_user=by_user)
         if by_user and idle and info.package != self._dashboard_package:
             out += self._displayed(self.display.starting(package, info.name, now), now)
@@ -1295,6 +1297,7 @@ class Session:
         out: list[Effect] = []
         if before is AppState.CONNECTED:
             each.heard_until = now
+            each.made_up.clear()
         elif before is AppState.GRACE and after is AppState.CONNECTED:
             each.heard_until = float("inf")  # its own log has what it missed
         if self._announce_at is None:
@@ -1660,7 +1663,7 @@ class Session:
                         for subscription in added:
                             out += self._catch_up(each, subscription.name, subscription.stream, now)
                         if added:
-                            out += self._make_up(each, now)
+                            out += self._make_up(each, {s.name for s in added}, now)
                 case _:
                     assert_never(effect)
         if changed:
@@ -1669,18 +1672,24 @@ class Session:
                 self._announce_at = now + self.timing.announce
         return out
 
-    def _make_up(self, each: _App, now: float) -> list[Effect]:
-        """What happened in the last seconds and no instance of the app has seen, flagged as said again."""
-        since, each.heard_until = each.heard_until, float("inf")
+    def _make_up(self, each: _App, added: set[str], now: float) -> list[Effect]:
+        """What happened in the last seconds and no instance of the app has seen, flagged as said again.
+
+        Once for each stream: an SDK subscribes to them one after the other.
+        """
         out: list[Effect] = []
         if now - each.accepted_at > MISSED_AGE:
             return out  # it has been here and did not want it
+        streams = added - each.made_up
+        each.made_up |= streams
+        since = each.heard_until
         package = each.info.package
         for at, key, raw in self._recent:
             if at <= since or now - at > MISSED_AGE:
                 continue
             for route in self.subscriptions.routes(key):
-                if package in route.packages and each.life.connection_id is not None:
+                wanted = route.stream_type in streams and package in route.packages
+                if wanted and each.life.connection_id is not None:
                     payload = subs.envelope(route.prefix, self.clock.iso_bytes(now), raw)
                     payload = payload[:-1] + b',"replayed":true}'
                     out.append(

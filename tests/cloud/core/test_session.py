@@ -705,3 +705,21 @@ def test_the_cheap_check_of_an_event_never_passes_what_its_model_refuses(kind: s
             passed += 1
             validate(GLASSES_TO_CLOUD, payload)  # raises if the model disagrees
     assert passed > 20
+
+
+@pytest.mark.failure("CON-16")
+def test_an_app_that_subscribes_stream_by_stream_gets_what_it_missed_of_each_once() -> None:
+    shell = Shell()
+    glasses = shell.glasses()
+    first = shell.app(PACKAGE, "button_press", "phone_notification")
+    shell.run(60.0)
+    shell.do(shell.session.app_lost(PACKAGE, first, shell.now))
+    shell.run(8.0)  # its grace is over, it is asked to start again
+    shell.phone(glasses, type="button_press", buttonId="main", pressType="short")
+    shell.phone(glasses, type="phone_notification", notificationId="n1", app="Chat", title="A", content="B")
+    shell.run(0.5)
+    again = shell.join(PACKAGE, "button_press")
+    for streams in (["button_press", "phone_notification"], [], ["button_press", "phone_notification"]):
+        shell.say(again, type="subscription_update", subscriptions=streams)
+    assert [event["buttonId"] for event in shell.events(again, "button_press")] == ["main"]
+    assert [event["notificationId"] for event in shell.events(again, "phone_notification")] == ["n1"]

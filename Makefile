@@ -8,7 +8,7 @@ ONCE ?=
 QUICK ?=
 ARGS ?=
 
-.PHONY: help setup demo test lint types interop failures simulate browser latency bench docs
+.PHONY: help setup demo test lint types interop failures simulate browser latency bench docs glasses
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,3 +58,6 @@ tests/bench/node_modules: tests/bench/package-lock.json
 
 docs: setup ## docs/protocol.md and docs/states.md from the code
 	@$(BIN)/python docs/generate.py && echo "docs generated"
+
+glasses: setup ## the system stories of every model over lanes A (Bumble) and B (BlueZ; needs dbus-daemon)
+	@$(BIN)/python -m tests.ble.glasses $(ARGS)

@@ -128,7 +128,7 @@ class App:
         reply = await self._http.post(
             f"{cloud}/api/auth/exchange-user-token",
             json={"aos_temp_token": token, "packageName": self.package_name},
-            headers={"Authorization": f"Bearer {self.package_name}:{self._api_key}"},
+            headers={"Authorization": f"Bearer {self._api_key}"},
         )
         found = _object(reply.content).get("userId") if reply.is_success else None
         return found if isinstance(found, str) else None

@@ -33,9 +33,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = {
     "make ": "a target of the Makefile; tests/glassbridge/test_dev.py plays what `make demo` plays",
     "npm ": "the reader's own app; tests/interop runs unmodified SDK apps",
-    "cd my-app": "the reader's own app",
     "python -m tests.simulation": "thousands of runs; tests/simulation plays some seeds",
     "python examples/": "runs for ever; tests/glassbridge/test_examples.py runs each of them",
+    "pytest tests/ble": "is a part of the tests itself",
+    "dbus-daemon ": "runs for ever; tests/ble starts one",
+    "DBUS_SYSTEM_BUS_ADDRESS=": "runs for ever; tests/ble/test_stories.py runs the edge over the emulated BlueZ",
+    "python -m firmware_sim.fake_bluez": "runs for ever; tests/ble runs it",
+    "glassbridge sim run": "runs for ever; tests/system starts it",
     "pytest --glassbridge-url": "the plugin is used by tests/glassbridge/test_examples.py",
     "pip install": "changes this environment",
     "systemctl ": "needs root and systemd as init",
@@ -49,7 +53,6 @@ NOT_RUN = {
     "glassbridge edge status": "needs a running daemon; tests/glassbridge/test_edge_status.py",
     "glassbridge service install": "writes into the home of whoever tests; tests/glassbridge holds the unit's text",
     "glassbridge cloud check": "needs a server with TLS on the internet; tests/cloud/test_check.py",
-    "glassbridge app import": "needs a file of another cloud; tests/glassbridge/test_cli.py",
 }
 
 #: Commands of the wearer and the onlooker: run against `glassbridge dev`.

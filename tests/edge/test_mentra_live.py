@@ -42,6 +42,7 @@ from edge.profiles.mentra_live import (
     MentraLive,
     MentraLiveDriver,
     bes,
+    frame,
     message_id,
     soc,
 )
@@ -301,3 +302,33 @@ def test_no_bytes_raise(notifications: list[tuple[str, bytes]]) -> None:
         driver.decode(WHOLE, char, data, 0.0)
         driver.decode(WHOLE, char, START + data, 0.0)
     driver.handle_deadline(100.0)
+
+
+def test_charging_is_what_the_chip_says_and_a_guess_only_until_then() -> None:
+    driver = MentraLiveDriver()
+
+    def charging(name: str, **body: Any) -> bool | None:
+        events = driver.decode(Arm.WHOLE, REPLIES, frame(json.dumps({"C": name, "B": body})), 1.0)
+        [battery] = [event for event in events if isinstance(event, Battery)]
+        return battery.charging
+
+    assert charging("sr_batv", pt=90, vt=4100) is True
+    assert charging("sr_batv", pt=50, vt=3800) is False
+    assert charging("sr_hrt", pt=90, charg=0, ready=1) is False
+    assert charging("sr_batv", pt=90, vt=4100) is False, "a full battery has more than 4 V without a charger"
+    assert charging("sr_hrt", pt=90, charg=1, ready=1) is True
+    assert charging("sr_batv", pt=50, vt=3800) is True
+
+
+@pytest.mark.failure("BLE-05")
+def test_messages_are_cut_to_what_a_small_link_carries() -> None:
+    message = {"type": "take_photo", "requestId": "r" * 100, "mId": 7}
+    for limit in (140, 182, 253):
+        pieces = soc(message, wake=True, limit=limit)
+        assert all(len(piece) <= limit for piece in pieces)
+        inner = (
+            "".join(json.loads(json.loads(piece[5:-2])["C"])["d"] for piece in pieces)
+            if len(pieces) > 1
+            else ""
+        )
+        assert not inner or json.loads(inner) == message

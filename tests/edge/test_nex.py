@@ -34,6 +34,7 @@ from edge.profiles.base import (
     Speech,
     TextWall,
     Unknown,
+    Unsupported,
 )
 from edge.profiles.nex import IMAGE_ROUNDS, REPLIES, Nex, NexDriver
 
@@ -232,3 +233,42 @@ def test_messages_read_back_as_they_were_written(fields: dict[int, Any]) -> None
     found = proto.fields(proto.message(fields))
     expected = {n: [v.encode("utf-8", "replace") if isinstance(v, str) else v] for n, v in fields.items()}
     assert found == expected
+
+
+def test_their_question_is_answered_every_two_seconds_at_most() -> None:
+    driver = NexDriver()
+    ping = bytes((0x02,)) + proto.message({15: b""})
+
+    def answers(now: float) -> int:
+        return sum(isinstance(event, Send) for event in driver.decode(WHOLE, REPLIES, ping, now))
+
+    assert [answers(at) for at in (0.0, 0.1, 1.9, 2.0, 2.1, 12.0)] == [1, 0, 0, 1, 0, 1]
+
+
+def test_text_keeps_its_spaces_and_breaks_between_words() -> None:
+    words = "Straße, naïve façade: a line that is longer than the lens"
+    [command] = NexDriver().commands(WHOLE, Show(TextWall(words)))
+    [data] = sent(command)
+    body = proto.fields(proto.fields(data[1:])[30][0])[1][0]  # type: ignore[arg-type]
+    assert isinstance(body, bytes)
+    assert " ".join(body.decode().split("\n")) == words
+    assert NexDriver().warnings(TextWall(words)) == ()
+
+
+def test_a_picture_and_the_text_after_it_begin_with_a_dark_lens() -> None:
+    image = Image.new("1", (8, 8), 1)
+    out = io.BytesIO()
+    image.save(out, "BMP")
+    driver = NexDriver()
+    clear = sent(driver.commands(WHOLE, Show(Blank()))[0])
+    [picture] = driver.commands(WHOLE, Show(Picture(base64.b64encode(out.getvalue()).decode())))
+    assert sent(picture, 244)[:1] == clear
+    [text] = driver.commands(WHOLE, Show(TextWall("a")))
+    assert sent(text)[:1] == clear
+    assert len(sent(text)) == 1, "and the next one does not"
+
+
+def test_a_link_too_small_for_words_says_what_it_needs() -> None:
+    [text] = NexDriver().commands(WHOLE, Show(TextWall("some words to read")))
+    with pytest.raises(Unsupported, match="MTU"):
+        text.encode(20)

@@ -304,3 +304,14 @@ def test_random_walk_every_command_ends_once_and_one_write_is_out_at_most(data: 
         assert w.state in WRITER_TRANSITIONS
     take(w.closed(now))
     assert sorted(ended) == list(range(1, tickets + 1)), "every command ends, exactly once"
+
+
+@pytest.mark.failure("BLE-05")
+def test_what_the_link_cannot_carry_is_refused_with_what_it_needs_and_never_written() -> None:
+    w = writer()
+    long = Command("text", lambda _: (Packet(b"a"), Packet(bytes(101))))
+    [ended] = w.submit(long, 1, 0.0)
+    assert isinstance(ended, Done)
+    assert ended.outcome is Outcome.UNSUPPORTED
+    assert ended.reason == "text: needs an MTU of 104, this link has 103"
+    assert w.state is WriterState.IDLE

@@ -194,3 +194,10 @@ def test_silence_has_the_length_that_was_asked_for() -> None:
     assert {len(frame) for frame in frames} == {20}
     assert frames[0].endswith(LC3_SILENCE_TAIL)
     assert Silence().pcm(160, 8000) == bytes(320)
+
+
+def test_a_device_without_rules_of_its_own_lets_every_host_pair() -> None:
+    echo = connected_echo()
+    assert echo.may_pair("a", "AA")
+    assert echo.pairing_requested("a", 1, "AA", 1.0) == []
+    assert echo.paired("a", 1, "AA", 1.0) == []

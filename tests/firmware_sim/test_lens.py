@@ -89,3 +89,9 @@ def test_ascii_art_shows_two_rows_of_pixels_per_line() -> None:
     assert len(lines) == 68
     assert lines[0] == "█▀▄"
     assert lines[1] == "▀"
+
+
+def test_text_of_a_taller_line_has_larger_letters() -> None:
+    small, large = (Screen("text", "Hg", (TextItem("Hg", 0, 0, 500, height, 1),)) for height in (27, 60))
+    assert lit(large) > 2.5 * lit(small)
+    assert lit(large, (0, 54, 576, 136)) == 0, "and stays in its line"

@@ -53,16 +53,6 @@ def link_forgets_what_it_has_not_delivered(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Link, "_go_live", wrong)
 
 
-def link_delivers_replayed_messages_again(patch: pytest.MonkeyPatch) -> None:
-    real = Link.connected
-
-    def wrong(self: Link, connection_id: int, now: float) -> Any:
-        self._peer.offset = max(0, self._peer.offset - 1)
-        return real(self, connection_id, now)
-
-    patch.setattr(Link, "connected", wrong)
-
-
 def display_is_not_restored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DisplayArbiter, "attached", lambda self, now: [])
 
@@ -111,7 +101,6 @@ def returning_arm_is_not_brought_up_to_date(patch: pytest.MonkeyPatch) -> None:
         late_close_of_glasses_counts,
         late_close_of_an_app_counts,
         link_forgets_what_it_has_not_delivered,
-        link_delivers_replayed_messages_again,
         display_is_not_restored,
         microphone_is_not_restored,
         streams_of_a_stopped_app_stay,

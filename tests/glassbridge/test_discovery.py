@@ -18,6 +18,7 @@ from tests.support.waiting import until
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "PROBE_INTERVAL", 0.02)
+    monkeypatch.setattr(discovery, "PROBE_TIMEOUT", 20.0)  # a busy machine is no deaf app
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ async def test_a_start_that_fails_is_retried_with_growing_pauses_and_said_once()
             watching = asyncio.create_task(
                 Discovery([f"http://127.0.0.1:{app.port}"], start, told.append).run()
             )
-            await until(lambda: len(starts) == 3, "three attempts")
+            await until(lambda: len(starts) >= 3, "three attempts")
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
     assert len(told) == 1

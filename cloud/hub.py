@@ -628,7 +628,7 @@ class Hub:
 
     def _keep_webhook(
         self, package: str, body: Mapping[str, Any], result: WebhookResult, *, replayed: bool = False
-    ) -> Mapping[str, Any]:
+    ) -> dict[str, Any]:
         """Remember a webhook and its reply for the console; the body holds no key and no content of the user."""
         reply = result.body
         if reply is not None and len(str(reply)) > WEBHOOK_REPLY_MAX:
@@ -649,7 +649,7 @@ class Hub:
         self._webhook_log.setdefault(package, deque(maxlen=WEBHOOKS_MAX)).append(record)
         return record
 
-    def webhooks_of(self, package_name: str) -> Sequence[Mapping[str, Any]]:
+    def webhooks_of(self, package_name: str) -> Sequence[dict[str, Any]]:
         """The last webhooks to this app with their replies, oldest first."""
         return list(self._webhook_log.get(package_name, ()))
 
@@ -659,6 +659,21 @@ class Hub:
         record = self._store.apps.get(package_name)
         if kept is None or record is None:
             return None
+        entry = self._sessions.get(str(kept["user"]))
+        if kept["request"].get("type") == "session_request" and entry is not None:
+            life = entry.session.app(package_name)
+            if life is None or not life.is_running:
+                # An app that nobody expects would be turned away when it connects: it is started, by the same request.
+                before, user_id = self._webhook_id, entry.session.user_id
+                await self.start_app(user_id, package_name)
+                # The app is started when its socket is here; its reply to the webhook may come later.
+                end = self._loop.time() + self._timing.lifecycle.webhook
+                while self._loop.time() < end:
+                    for newer in self.webhooks_of(package_name):
+                        if newer["id"] > before and newer["user"] == user_id:
+                            newer["replayed"] = True
+                            return newer
+                    await asyncio.sleep(0.02)
         url = record.public_url.rstrip("/") + "/webhook"
         result = await self._post(url, package_name, kept["request"], self._timing.lifecycle.webhook)
         return self._keep_webhook(package_name, kept["request"], result, replayed=True)

@@ -160,6 +160,7 @@ export class App {
     }
     button.disabled = false;
     button.textContent = "Replay";
+    this.newest = null;  // the newest may have been marked as replayed since it was shown
     await this.loadHooks();
   }
 

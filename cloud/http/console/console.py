@@ -115,7 +115,7 @@ class Console:
         look: Callable[[], list[dict[str, Any]]]
         match view:
             case "sessions":
-                look = self._rows(since, call.query("epoch") or "", (call.query("search") or "").lower())
+                look = self._rows(since, call.query("epoch") or "")
             case "session":
                 user = normal_user_id(call.query("user"))
                 if user is None:
@@ -166,10 +166,10 @@ class Console:
 
     # ------------------------------------------------------------------------------------------------ views
 
-    def _rows(self, since: int, epoch: str, search: str) -> Callable[[], list[dict[str, Any]]]:
+    def _rows(self, since: int, epoch: str) -> Callable[[], list[dict[str, Any]]]:
         def look() -> list[dict[str, Any]]:
             nonlocal since, epoch
-            pieces = self._feed.changes(since, epoch, search)
+            pieces = self._feed.changes(since, epoch)
             since, epoch = self._feed.version, self._feed.epoch
             return pieces
 

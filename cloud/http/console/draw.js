@@ -90,8 +90,8 @@ export function plot(box, points, { unit, good, title, floor = 1 }) {
   const known = points.filter(([, value]) => value !== null);
   const high = nice(Math.max(floor, ...known.map(([, value]) => value * 1.1)));
   const now = server.now();
-  // Every plot shows the same hour half as the others, or as much as there is.
-  const from = Math.min(points[0]?.[0] ?? now - 60, now - 60);
+  // As much as there is: the cloud keeps an hour, the same for every plot.
+  const from = Math.min(points[0]?.[0] ?? now - 10, now - 10);
   const x = (at) => left + ((at - from) / (now - from)) * (width - left - 6);
   const y = (value) => top + (1 - value / high) * (height - top - bottom);
   const last = known.at(-1)?.[1] ?? null;

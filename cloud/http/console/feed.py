@@ -24,7 +24,7 @@ SWEEP: Final = 20.0
 FRESH: Final = 0.4
 #: Departures remembered for consoles that come back; an older one gets the whole list.
 GONE_MAX: Final = 5000
-#: A list never holds more rows than this; beyond it, the search narrows it down on this side.
+#: A list never holds more rows than this, those that changed last; the counts in the head are of all.
 ROWS_MAX: Final = 5000
 #: Rows in one piece of the stream: the first paint need not wait for the last row.
 PAGE: Final = 250
@@ -48,7 +48,8 @@ def _app(view: AppView) -> dict[str, Any]:
         "s": view.state,
         "w": view.wanted,
         "why": view.reason,
-        "e": bool(view.last_error),
+        # Failing also while it is tried again; an app that runs has its failures behind it.
+        "e": view.wanted and bool(view.last_error) and view.state != "connected",
     }
 
 
@@ -130,9 +131,7 @@ class Feed:
     def summary(self) -> dict[str, int]:
         """Counts for the head of every page."""
         states = [kept.row["s"] for kept in self._rows.values()]
-        failing = sum(
-            any(app["s"] in ("error", "grace") for app in kept.row["apps"]) for kept in self._rows.values()
-        )
+        failing = sum(any(app["e"] for app in kept.row["apps"]) for kept in self._rows.values())
         connected = states.count("connected")
         return {
             "sessions": len(states),
@@ -141,7 +140,7 @@ class Feed:
             "failing": failing,
         }
 
-    def changes(self, since: int, epoch: str, search: str = "") -> list[dict[str, Any]]:
+    def changes(self, since: int, epoch: str) -> list[dict[str, Any]]:
         """Pieces of the stream that bring a console from version `since` to now; the first one may start anew."""
         oldest = self._gone[0][0] if len(self._gone) == GONE_MAX else 0
         reset = epoch != self.epoch or since == 0 or since < oldest or since > self.version
@@ -150,8 +149,7 @@ class Feed:
         for kept in reversed(self._rows.values()):
             if kept.version <= since or len(found) >= ROWS_MAX:
                 break
-            if search in kept.row["u"]:
-                found.append(kept.row)
+            found.append(kept.row)
         gone = [] if reset else [user for version, user in self._gone if version > since]
         if not (found or gone or reset):
             return []

@@ -5,13 +5,14 @@ import { lanes, strip } from "./draw.js";
 import { Stream, ask, path } from "./live.js";
 
 const STRIP_SECONDS = 900;
+const STRIP_MS = 2000;
 const short = (name) => name.split(".").at(-1);
 
 const BAD_FIRST = { bad: 0, wait: 1, off: 2, on: 3 };
 
 /** How much a session wants to be looked at: 0 first. */
 function urgency(row) {
-  if (row.apps.some((app) => app.s === "error")) return 0;
+  if (row.apps.some((app) => app.e)) return 0;
   if (tone(row.s) !== "on") return 1 + BAD_FIRST[tone(row.s)];
   return row.apps.some((app) => tone(app.s) === "wait") ? 3 : 5;
 }
@@ -38,7 +39,7 @@ export class Sessions {
     this.cursor = -1;
     this.resized = new ResizeObserver(() => this.schedule());
     this.resized.observe(this.list);
-    this.timer = setInterval(() => this.schedule(), 2000);
+    this.timer = setInterval(() => this.schedule(), STRIP_MS);
     this.stream = new Stream(() => ({ view: "sessions", since: this.version, epoch: this.epoch }), (piece) => this.took(piece));
   }
 
@@ -102,7 +103,12 @@ export class Sessions {
       if (item.row !== row) this.fill(item, row);
       if (item.top !== index * high) { item.top = index * high; item.element.style.transform = `translateY(${item.top}px)`; }
       item.element.classList.toggle("cursor", index === this.cursor);
-      strip(item.strip, row.strip, STRIP_SECONDS, this.colours);
+      // A second is a pixel or less of the strip: scrolling need not draw it again.
+      const now = performance.now(), wide = this.list.clientWidth;
+      if (item.drawn !== row || item.wide !== wide || now - item.drawnAt > STRIP_MS) {
+        Object.assign(item, { drawn: row, wide, drawnAt: now });
+        strip(item.strip, row.strip, STRIP_SECONDS, this.colours);
+      }
     }
     this.list.setAttribute("aria-rowcount", String(this.shown.length));
   }
@@ -241,7 +247,7 @@ export class SessionPage {
     const order = ["glasses", "microphone"];
     const entries = Object.entries(this.page.lanes).sort(([a], [b]) => (order.indexOf(a) + 9) % 9 - (order.indexOf(b) + 9) % 9 || (a < b ? -1 : 1));
     const first = Math.min(...entries.map(([, states]) => states[0]?.at ?? Infinity));
-    const all = Math.max(60, (server.now() - first) * 1.03);
+    const all = Math.max(12, (server.now() - first) * 1.03);
     lanes(this.picture, Object.fromEntries(entries), this.seconds || all, (lane) => (order.includes(lane) ? lane : short(lane)));
   }
 

@@ -87,6 +87,8 @@ class Result:
     busy: list[float] = field(default_factory=list)
     failures: int = 0
     ratio: float | None = None
+    #: Ratio of the best rounds: neighbours on the machine can only add cost, so this is what a quiet one would show.
+    best_ratio: float | None = None
 
     @property
     def rate(self) -> float:
@@ -114,16 +116,18 @@ def measure(scenario: Scenario, names: Sequence[str], *, rounds: int, seconds: f
             process.stop()
         for server in servers:
             server.stop()
-    reference = next((r.rate for r in results if r.server == REFERENCE), None)
+    reference = next((r for r in results if r.server == REFERENCE), None)
     for result in results:
-        result.ratio = result.rate / reference if reference else None
+        if reference is not None and reference.rate:
+            result.ratio = result.rate / reference.rate
+            result.best_ratio = max(result.rates) / max(reference.rates)
     return results
 
 
 def show(scenario: Scenario, results: Sequence[Result]) -> None:
     print(f"\n{scenario.name}: {scenario.about} ({scenario.sessions} sessions x {scenario.apps} apps)")
     for r in results:
-        ratio = "" if r.ratio is None else f"{r.ratio:5.2f} x {REFERENCE}"
+        ratio = "" if r.ratio is None else f"{r.ratio:5.2f} x {REFERENCE} (best rounds {r.best_ratio:.2f})"
         note = "" if not r.failures else f"   {r.failures} connections FAILED"
         print(
             f"  {r.server:11} {r.rate:10,.0f} per CPU-second  {ratio}   "

@@ -31,6 +31,7 @@ from cloud.http.console.console import Console
 from cloud.http.routing import RouteSpec
 from cloud.http.services import Services
 from cloud.hub import Hub, SpeechFactory
+from cloud.instance import Instance
 from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest
 from cloud.logs import LogSystem
 from cloud.metrics import LoopWatch, Metrics
@@ -97,7 +98,13 @@ class Cloud:
         if self._given_store is not None:
             self.store = self._given_store
         else:
-            self.store = await SqliteStore.open(prepare_data_dir(config.directory) / DATABASE_FILE)
+            directory = prepare_data_dir(config.directory)
+            self._instance = Instance(directory)
+            try:
+                self.store = await SqliteStore.open(directory / DATABASE_FILE)
+            except BaseException:
+                self._instance.release()
+                raise
         auth = config.auth
         assert auth.secret is not None  # `ready_to_serve` saw to it
         self.verifier = TokenVerifier(
@@ -204,6 +211,7 @@ class Cloud:
             await self.services.synthesis.close()
         if self._given_store is None:
             await self.store.close()
+            self._instance.release()
 
     # ------------------------------------------------------------------------------------------------ upgrades
 

@@ -356,6 +356,13 @@ async def test_a_thousand_sessions_stay_smooth(console: Browser, tmp_path: Path)
         for number, entry in enumerate(entries):
             if number % 9 == 0:
                 hub.feed(entry, entry.session.glasses_lost, 1_000_000 + number)
+            # A past for the strips: a quarter of an hour cannot be waited for here.
+            for state, ago in (
+                ("connected", 30 + number % 90),
+                ("detached", 60 + 7 * number % 500),
+                ("connected", 880),
+            ):
+                entry.lanes["glasses"].appendleft({"state": state, "reason": None, "at": time.time() - ago})
         began = time.monotonic()
         async with opened(console, scene.cloud) as page:
             await expect(page.locator("#total")).to_have_text(f"{SESSIONS} sessions")

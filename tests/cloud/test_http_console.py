@@ -26,7 +26,7 @@ async def test_the_first_answer_holds_all_rows_in_pages_and_the_next_only_change
     hub = ScriptedHub()
     for number in range(PAGE + 10):
         hub.connect(f"user{number}@home.example")
-    feed = await refreshed(Feed(hub))  # type: ignore[arg-type]
+    feed = await refreshed(Feed(hub))
     first, second = feed.changes(0, "")
     assert (len(first["rows"]), len(second["rows"])) == (PAGE, 10)
     assert first["reset"]
@@ -45,7 +45,7 @@ async def test_a_row_that_ended_is_named_once_and_one_that_came_back_is_not() ->
     hub = ScriptedHub()
     hub.connect(ANNA)
     hub.connect(BEN)
-    feed = await refreshed(Feed(hub))  # type: ignore[arg-type]
+    feed = await refreshed(Feed(hub))
     seen = feed.version
     del hub.sessions[BEN]
     hub.changed = lambda since: (since + 1, None)  # type: ignore[method-assign]
@@ -62,7 +62,7 @@ async def test_a_row_that_ended_is_named_once_and_one_that_came_back_is_not() ->
 async def test_versions_of_another_process_start_anew() -> None:
     hub = ScriptedHub()
     hub.connect(ANNA)
-    feed = await refreshed(Feed(hub))  # type: ignore[arg-type]
+    feed = await refreshed(Feed(hub))
     (piece,) = feed.changes(1, "of another process")
     assert piece["reset"]
     assert len(piece["rows"]) == 1

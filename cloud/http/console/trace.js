@@ -35,6 +35,7 @@ function details(event) {
   if (event.kind === "webhook") return `${event.package} ${event.type}: ${event.status ?? event.error} in ${event.ms} ms`;
   if (event.kind === "display") return `${event.package} on ${event.view}, number ${event.id}`;
   if (event.kind === "display_settled") return `${event.package}, number ${event.id}: ${event.outcome}${event.reason ? ` (${event.reason})` : ""}${event.outcome === "shown" ? ` after ${ms(event.waited)}` : ""}`;
+  if (event.kind === "display_result") return `number ${event.id}: ${event.outcome}${event.reason ? ` (${event.reason})` : ""}`;
   if (event.kind === "from_glasses") return `${event.about}, ${event.bytes} bytes`;
   if (event.kind === "to_app") return `${event.about} to ${event.apps} ${event.apps === 1 ? "app" : "apps"}, ${event.bytes} bytes`;
   if (event.kind === "start_failed") return `${event.package}: ${event.why}`;

@@ -21,9 +21,7 @@ NAMES: Final = ("memory-connection", "memory-session", "latency", "storm", "day"
 def run(name: str, *, quick: bool, peers: Sequence[str]) -> dict[str, Any]:
     match name:
         case "memory-connection":
-            return memory_connection(
-                1000 if quick else 4000, [p for p in peers if p in ("product", "node", "c")]
-            )
+            return memory_connection(1000, [p for p in peers if p in ("product", "node", "c")])
         case "memory-session":
             return {str(n): memory_session(n) for n in ((200,) if quick else (1000, 5000))}
         case "latency":

@@ -185,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"server on CPU {server_cpu}, generator on CPU {generator_cpu}; {rounds} rounds of {seconds} s")
         found: dict[str, Any] = {"machine": machine(), "scenarios": {}, "extra": {}}
         headline: dict[str, float] = {}
+        failed: list[str] = []
         for scenario in SCENARIOS:
             if options.only is not None and scenario.name not in options.only:
                 continue
@@ -206,7 +207,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wanted.discard("day")
         for name in (*extra.NAMES, *edge.NAMES):
             if name in wanted:
-                result = (extra if name in extra.NAMES else edge).run(name, quick=options.quick, peers=peers)
+                part = extra if name in extra.NAMES else edge
+                try:
+                    result = part.run(name, quick=options.quick, peers=peers)
+                except BenchError as error:  # the others are still worth having
+                    failed.append(f"{name}: {error}")
+                    continue
                 found["extra"][name] = result
                 print(f"\n{name}: {json.dumps(result)}", flush=True)
                 if name == "memory-connection":
@@ -219,8 +225,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (options.out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
         if found["scenarios"]:
             (options.out / "bench.svg").write_text(plot.bars(found))
+    for complaint in failed:
+        print(f"bench: {complaint}", file=sys.stderr)
     print(json.dumps(headline))
-    return 0
+    return 1 if failed else 0
 
 
 __all__ = ["HERE", "SCENARIOS", "main", "measure"]

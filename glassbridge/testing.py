@@ -63,8 +63,14 @@ class Lens:
         self._api = api
 
     def texts(self) -> dict[str, str]:
-        """The text on each lens, lines joined by blanks; empty where it is dark."""
-        return {name: " ".join(arm["lens"]["text"].split()) for name, arm in self._api.arms().items()}
+        """The text on each lens, lines joined by blanks; empty where it is dark.
+
+        Raises GlassbridgeError for glasses without a display.
+        """
+        device = self._api.device()
+        if device["display"] is None:
+            raise GlassbridgeError("these glasses have no display: look at what the app does instead")
+        return {name: " ".join(arm["lens"]["text"].split()) for name, arm in device["arms"].items()}
 
     def text(self, side: Side = "left") -> str:
         """The text on one lens; glasses with one arm have it on every side."""
@@ -94,7 +100,7 @@ class Lens:
 
     def wait_picture(self, *, lit_min: int = 1, within: float = WITHIN) -> None:
         """Waits until every lens has at least so many lit dots."""
-        sides = list(self._api.arms())
+        sides = list(self.texts())
         self._wait(lambda: all(self.lit(side) >= lit_min for side in sides), f"{lit_min} lit dots", within)
 
     def lit(self, side: str = "left") -> int:
@@ -328,6 +334,19 @@ def glassbridge_dev(request: pytest.FixtureRequest) -> Iterator[Target]:
         yield target
 
 
+@contextmanager
+def simulated(model: str = "g1") -> Iterator[tuple[Glasses, Lens]]:
+    """Connected glasses of this model and their lens, for one test that needs others than the rest, or for a script."""
+    with (
+        tempfile.TemporaryDirectory(prefix="glassbridge-test-") as folder,
+        _dev(Path(folder), model) as target,
+        _api(target) as api,
+    ):
+        worn = Glasses(api)
+        worn.wait_connected()
+        yield worn, Lens(api)
+
+
 @pytest.fixture
 def glasses(glassbridge_dev: Target) -> Iterator[Glasses]:
     """Connected glasses on the test's head."""
@@ -358,9 +377,9 @@ class _Api:
     def get(self, path: str, **query: str) -> httpx.Response:
         return self._http.get(path, params=query).raise_for_status()
 
-    def arms(self) -> dict[str, dict[str, Any]]:
-        device: dict[str, Any] = self.get("/api/sim/state").json()["devices"][0]
-        return dict(device["arms"])
+    def device(self) -> dict[str, Any]:
+        first: dict[str, Any] = self.get("/api/sim/state").json()["devices"][0]
+        return first
 
     def input(self, body: Mapping[str, Any]) -> httpx.Response:
         return self._http.post("/api/sim/input", json=body)
@@ -369,7 +388,7 @@ class _Api:
         return self._http.post("/api/sim/input", files={"wav": (name, data, "audio/wav")})
 
     def connected(self) -> bool:
-        if not all(arm["state"] == "connected" for arm in self.arms().values()):
+        if not all(arm["state"] == "connected" for arm in self.device()["arms"].values()):
             return False
         reply = self._http.get(f"/api/admin/sessions/{self._user}")
         session = reply.json() if reply.is_success else {}

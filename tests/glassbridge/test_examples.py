@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.waiting import until
+
 if TYPE_CHECKING:  # at run time pytest itself imports its plugins, to rewrite them
     from glassbridge.testing import Glasses, Lens, RunningApp
 
@@ -64,6 +66,20 @@ def test_navigation_goes_from_arrow_to_card_at_each_tap(glasses: Glasses, lens: 
 def test_photo_says_so_when_the_glasses_have_no_camera(glasses: Glasses, lens: Lens) -> None:
     with example(glasses, "photo"):
         lens.wait_text("no camera")
+
+
+async def test_photo_is_taken_at_a_press_by_glasses_with_a_camera() -> None:
+    from glassbridge.testing import GlassbridgeError, simulated
+
+    with simulated("live") as (glasses, lens), example(glasses, "photo") as app:
+
+        def taken() -> bool:
+            return re.search(r"a photo of \d{4,} bytes", app.output) is not None
+
+        glasses.press()
+        await until(taken, "a photo, through Bluetooth and the cloud, in the app", 20)
+        with pytest.raises(GlassbridgeError, match="no display"):
+            lens.text()
 
 
 def test_battery_is_logged_and_the_wearer_warned_once(glasses: Glasses, lens: Lens) -> None:

@@ -312,6 +312,8 @@ class BleakRadio:
         if gone is not None:
             for link in tuple(self._links):
                 link.lost_below(gone)
+            if "/org/bluez".startswith(gone):
+                _forget_bluez()
         self._disturbed.set()
         self._changed.set()
 
@@ -509,6 +511,16 @@ class BleakRadio:
         with contextlib.suppress(_ANY):
             async with asyncio.timeout(DISCONNECT_MAX):
                 await clear_cache(address)
+
+
+def _forget_bluez() -> None:
+    """Make bleak read BlueZ's objects anew: what a dead bluetoothd had connected stays "connected" in its copy, so that
+    it takes such devices over instead of connecting them, again and again (measured). bleak has no public call."""
+    from bleak.backends.bluezdbus.manager import _global_instances  # Linux only
+
+    manager = _global_instances.get(asyncio.get_running_loop())
+    if manager is not None and manager._bus is not None:
+        manager._bus.disconnect()  # its own watcher then drops all that it knew, and the next call connects anew
 
 
 class _BleakLink:

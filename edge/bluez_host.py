@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 BLUEZ = "org.bluez"
 AGENT_PATH = "/org/glassbridge/agent"
 CALL_MAX = 10.0  # s; failure catalogue BLE-06: every D-Bus call has this limit
+REGISTER_AGAIN = 5.0  # s between two tries with a bluetoothd that refuses; one that appears is tried at once
 POWER_PAUSE = 1.0  # s between off and on: the controller resets its firmware meanwhile
 #: What a broken, absent or hanging bus raises.
 _BUS_ERRORS = (OSError, EOFError, DBusError, TimeoutError, ValueError)
@@ -70,9 +71,10 @@ class PairingAgent:
         return Message.new_error(message, "org.bluez.Error.Rejected", "no input and no output here")
 
     async def _serve(self) -> None:
-        """One life of bluetoothd: register, then wait until its name changes hands or the bus goes."""
+        """One life of the bus: register with each bluetoothd that appears on it."""
         async with asyncio.timeout(CALL_MAX):
             bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+        gone = asyncio.ensure_future(_until_disconnected(bus))
         try:
             bus.add_message_handler(self._answer)
             changed = asyncio.Event()
@@ -86,32 +88,42 @@ class PairingAgent:
                 bus, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", "s",
                 [f"type='signal',member='NameOwnerChanged',arg0='{BLUEZ}'"],
             )  # fmt: skip
-            await call(
-                bus, BLUEZ, "/org/bluez", "org.bluez.AgentManager1", "RegisterAgent", "os",
-                [AGENT_PATH, "NoInputNoOutput"],
-            )  # fmt: skip
-            self.registrations += 1
-            with contextlib.suppress(DBusError):
-                # Refused on desktops that have an agent; theirs does as well.
-                await call(
-                    bus,
-                    BLUEZ,
-                    "/org/bluez",
-                    "org.bluez.AgentManager1",
-                    "RequestDefaultAgent",
-                    "o",
-                    [AGENT_PATH],
-                )
-            gone = asyncio.ensure_future(_until_disconnected(bus))
-            waiting = asyncio.ensure_future(changed.wait())
-            try:
-                await asyncio.wait({gone, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for future in (gone, waiting):
-                    future.cancel()
-                await asyncio.gather(gone, waiting, return_exceptions=True)
+            while not gone.done():
+                changed.clear()
+                wait: float | None = None
+                try:
+                    await self._register(bus)
+                except (DBusError, TimeoutError) as error:
+                    # No bluetoothd, or one that is not ready yet: the moment it appears counts. Glasses that connect
+                    # before us could not pair, and would be given up.
+                    logger.debug("no pairing agent: %s", error)
+                    wait = REGISTER_AGAIN
+                waiting = asyncio.ensure_future(changed.wait())
+                try:
+                    await asyncio.wait({gone, waiting}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiting.cancel()
+                    await asyncio.gather(waiting, return_exceptions=True)
         finally:
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
             bus.disconnect()
+
+    async def _register(self, bus: MessageBus) -> None:
+        await call(
+            bus, BLUEZ, "/org/bluez", "org.bluez.AgentManager1", "RegisterAgent", "os",
+            [AGENT_PATH, "NoInputNoOutput"],
+        )  # fmt: skip
+        self.registrations += 1
+        with contextlib.suppress(DBusError):
+            # Refused on desktops that have an agent; theirs does as well.
+            await call(
+                bus, BLUEZ, "/org/bluez", "org.bluez.AgentManager1", "RequestDefaultAgent", "o", [AGENT_PATH]
+            )  # fmt: skip
+
+
+async def _until_disconnected(bus: MessageBus) -> None:
+    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
 
 
 ADAPTER = "org.bluez.Adapter1"
@@ -184,10 +196,6 @@ class HostWatch:
             case "InterfacesRemoved", [path, interfaces] if ADAPTER in interfaces:
                 self._on_change(path)
         return False
-
-
-async def _until_disconnected(bus: MessageBus) -> None:
-    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
 
 
 async def call(

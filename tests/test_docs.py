@@ -1,54 +1,28 @@
-"""What README promises is so: links lead somewhere, commands and options exist, the code in it runs."""
+"""What README promises is so: links lead somewhere, make targets exist, the app in it works.
+
+Its commands are run, with those of all pages, by test_docs_commands.py.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from glassbridge.app import App
-from glassbridge.cli import main
 from tests.support.app_cloud import app_cloud
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def commands() -> list[list[str]]:
-    """Every `$ glassbridge ...` line, as words."""
-    lines = re.findall(r"^\$ (glassbridge .*)$", README, re.MULTILINE)
-    return [shlex.split(line.partition(">")[0], comments=True)[1:] for line in lines]
-
-
 def test_every_link_and_picture_exists() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)", README) if "://" not in target]
     assert "docs/img/lens-page.png" in targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
-
-
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_and_option_exists(
-    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    path: list[str] = []
-    for word in words:
-        if word.startswith("-") or main([*path, word, "--help"]) != 0:
-            break
-        path.append(word)
-        if "Commands" not in (text := capsys.readouterr().out):
-            break
-    assert path, words
-    capsys.readouterr()
-    assert main([*path, "--help"]) == 0
-    text = capsys.readouterr().out
-    for option in (word for word in words if word.startswith("-")):
-        assert re.search(rf"(?<![\w-]){re.escape(option)}\b", text), f"{' '.join(path)} has no {option}"
 
 
 def test_every_make_target_in_the_read_me_exists() -> None:

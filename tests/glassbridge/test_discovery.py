@@ -77,7 +77,7 @@ async def test_a_restarted_app_is_started_again_and_its_absence_is_said_once() -
         port = app.port
         watching = asyncio.create_task(Discovery([f"http://127.0.0.1:{port}/"], start, told.append).run())
         await until(lambda: starts, "the app is started")
-        await until(lambda: app.sessions, "its session is up")
+        await until(lambda: app.sessions and app.sessions[0].settled.is_set(), "its session is up")
         for session in app.sessions:  # a restarted process has no sessions
             session.end("restart")
         await until(lambda: len(starts) >= 2 and app.sessions, "it is started again")

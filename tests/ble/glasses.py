@@ -37,7 +37,7 @@ class Count:
 def main(arguments: list[str]) -> int:
     """The exit code: 0 only if every model told all its stories."""
     models = sorted(set(PROFILES) & set(MODELS))
-    os.environ["GLASSBRIDGE_GLASSES"] = "1"
+    os.environ["ALL_STORIES"] = "1"
     files = {m: LANE_A.format(model=m) if m != "g1" else "tests/system/test_edge_ble_g1.py" for m in models}
     count = Count(models)
     code = int(pytest.main(["-q", "--no-header", *files.values(), LANE_B, *arguments], plugins=[count]))

@@ -2,7 +2,7 @@
 
 Nothing is copied: the tests of tests/system are collected here a second time, and a fixture puts an emulated
 bluetoothd where their edge would have opened the virtual radio itself. An ordinary run takes the story that touches
-most of each model; `make glasses` (GLASSBRIDGE_GLASSES=1) takes all.
+most of each model; `make glasses` (ALL_STORIES=1) takes all.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ for _model, _module in _STORIES.items():
     for _name, _story in vars(_module).items():
         if not _name.startswith("test_") or _name in _ONLY_A:
             continue
-        if "GLASSBRIDGE_GLASSES" in os.environ or _name in _EVERY_RUN:
+        if "ALL_STORIES" in os.environ or _name in _EVERY_RUN:
             globals()[f"test_{_model}_{_name.removeprefix('test_')}"] = _story
 
 

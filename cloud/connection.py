@@ -53,6 +53,8 @@ CORK_FRAME_BYTES_MAX: Final = 4096
 
 _FIN_TEXT: Final = 0x81
 _FIN_BINARY: Final = 0x82
+_FIN_PING: Final = 0x89
+_FIN_PONG: Final = 0x8A
 _ORDINARY: Final = frozenset({_FIN_TEXT, _FIN_BINARY})
 
 _pack_head = struct.Struct(">BBH").pack
@@ -316,7 +318,13 @@ class Connection(asyncio.Protocol):
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a protocol ping; its pong arrives as `on_pong`. The payload is at most 125 bytes."""
-        if self._open:
+        if self._writable:
+            data = bytes((_FIN_PING, len(payload))) + payload
+            if self._corked is not None:  # in the same write as what it asks about
+                self._corked.append(data)
+            else:
+                self._write(data)
+        elif self._open:
             self._protocol.send_ping(payload)
             self._flush_protocol()
 
@@ -500,6 +508,13 @@ class Connection(asyncio.Protocol):
                         handler.on_binary(payload)
                 except Exception:
                     self._handler_failed()
+                continue
+            if first == _FIN_PONG and 0 <= length < 126 and stop <= end:
+                # The proof of delivery: as frequent as events when they are rare. It may stand between fragments.
+                payload = apply_mask(data[body:stop], data[body - 4 : body])
+                position = stop
+                turn += 1
+                self._call(handler.on_pong, payload)
                 continue
             # Everything unusual goes to `websockets`, cut at the frame boundary so that the fast path can take the next
             # frame again. What can only fail is handed over at once: it knows the right close code.

@@ -30,7 +30,11 @@ def machines() -> Iterator[tuple[ModuleType, str, dict[Enum, Any]]]:
         for info in sorted(pkgutil.walk_packages(root.__path__, package + "."), key=lambda i: i.name):
             module = importlib.import_module(info.name)
             for name, table in vars(module).items():
-                if (name == "TRANSITIONS" or name.endswith("_TRANSITIONS")) and isinstance(table, dict) and table:
+                if (
+                    (name == "TRANSITIONS" or name.endswith("_TRANSITIONS"))
+                    and isinstance(table, dict)
+                    and table
+                ):
                     first = next(iter(table))
                     if isinstance(first, Enum) and type(first).__module__ == module.__name__:
                         yield module, name, table
@@ -182,7 +186,11 @@ def config_page() -> str:
     parts.append("\n".join(f"- `{theirs}` is `{ours}`" for theirs, ours in ALIASES.items()) + "\n")
     for title, model, about in (
         ("Edge", EdgeConfig, "`edge.toml` in the data directory, or the file named with `--config`."),
-        ("One wearer of several", Wearer, "Tables `[[wearers]]` of the same file, when one daemon serves several people."),
+        (
+            "One wearer of several",
+            Wearer,
+            "Tables `[[wearers]]` of the same file, when one daemon serves several people.",
+        ),
     ):
         parts += [f"## {title}\n", about + "\n"]
         rows = ["| Setting | Default | Meaning |", "|---|---|---|"]

@@ -44,6 +44,7 @@ def _value(value: Any) -> str:
 
 
 def events(
+    context: typer.Context,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until interrupted.")] = False,
     kind: Annotated[
         list[str] | None, typer.Option("--kind", help="Only these: webhook, to_app, display, ... Repeatable.")
@@ -52,6 +53,8 @@ def events(
     as_json: Json = False,
 ) -> None:
     """What the cloud did: webhooks, messages, displays with the time of each hop."""
+    if context.invoked_subcommand is not None:
+        return
     where = target.find(url)
     seen = 0
     while True:
@@ -71,6 +74,19 @@ def events(
             return
         if not seen:
             time.sleep(0.5)
+
+
+def resend(
+    number: Annotated[int, typer.Argument(min=0, help="Number of the event, the first column of `events`.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Send one event of the glasses through its session once more."""
+    done = target.request(target.find(url), "POST", f"/api/admin/trace/{number}/replay").json()
+    if as_json:
+        emit(done)
+    else:
+        show(f"event {done['replayed']} was sent again")
 
 
 def record(
@@ -140,5 +156,9 @@ def replay(
 
 def register(app: typer.Typer) -> None:
     """Adds these commands."""
-    for command in (events, record, replay):
+    group = typer.Typer(invoke_without_command=True)
+    group.callback()(events)
+    group.command("replay")(resend)
+    app.add_typer(group, name="events", rich_help_panel="Look closer")
+    for command in (record, replay):
         app.command(rich_help_panel="Look closer")(command)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,32 @@ def test_a_child_that_dies_comes_back_and_the_lens_with_it(tmp_path: Path) -> No
         folder = next(Path(part) for part in _arguments(kept[0]) if "glassbridge-" in part).parent
     assert not any(map(alive, kept))
     assert not folder.exists(), "the private folder with keys and sockets is gone"
+
+
+def test_an_event_is_sent_again_from_the_command_line(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "glassbridge", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        )
+
+    with dev_process(tmp_path) as dev:
+        wait_for(lambda: any("battery" in text for text in shown(dev)), "the lens is lit", within=30)
+        run("tap", "right").check_returncode()
+        wait_for(lambda: any("touches: 1" in text for text in shown(dev)), "the tap has arrived")
+        taps = [
+            json.loads(line) for line in run("events", "--kind", "from_glasses", "--json").stdout.splitlines()
+        ]
+        [tap] = [event for event in taps if event["about"] == "button_press"]
+        again = run("events", "replay", str(tap["seq"]))
+        assert again.stdout.strip() == f"event {tap['seq']} was sent again"
+        wait_for(lambda: any("touches: 2" in text for text in shown(dev)), "it has arrived twice")
+        gone = run("events", "replay", "999999")
+        assert (gone.returncode, "cannot be sent again" in gone.stderr) == (1, True)
 
 
 def _arguments(pid: int) -> list[str]:

@@ -56,8 +56,8 @@ bench: setup tests/bench/node_modules ## beside node ws and a C server; QUICK=1 
 tests/bench/node_modules: tests/bench/package-lock.json
 	@command -v npm >/dev/null && npm ci --prefix tests/bench --silent --no-audit --no-fund || echo "without node: npm is not installed"
 
-docs: setup ## docs/protocol.md and docs/states.md from the code
-	@$(BIN)/python docs/generate.py && echo "docs generated"
+docs: setup ## generated pages, then the documentation site in site/ (strict)
+	@$(BIN)/python docs/generate.py && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "docs: $$(find site -name index.html | wc -l) pages in site/"
 
 glasses: setup ## the system stories of every model over lanes A (Bumble) and B (BlueZ; needs dbus-daemon)
 	@$(BIN)/python -m tests.ble.glasses $(ARGS)

@@ -98,7 +98,7 @@ def test_an_event_is_sent_again_from_the_command_line(tmp_path: Path) -> None:
         taps = [
             json.loads(line) for line in run("events", "--kind", "from_glasses", "--json").stdout.splitlines()
         ]
-        [tap] = [event for event in taps if event["about"] == "button_press"]
+        [tap] = [event for event in taps if event["about"] == "touch_event"]
         again = run("events", "replay", str(tap["seq"]))
         assert again.stdout.strip() == f"event {tap['seq']} was sent again"
         wait_for(lambda: any("touches: 2" in text for text in shown(dev)), "it has arrived twice")

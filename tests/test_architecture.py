@@ -17,7 +17,17 @@ OURS = {"wire", "edge", "cloud", "firmware_sim", "glassbridge"}
 
 #: Packages that must stay free of clocks, randomness, I/O and logging.
 PURE = ("wire", "edge/core", "edge/profiles", "cloud/core", "firmware_sim/firmware")
-IMPURE_MODULES = {"asyncio", "socket", "threading", "time", "random", "logging", "os", "secrets", "subprocess"}
+IMPURE_MODULES = {
+    "asyncio",
+    "socket",
+    "threading",
+    "time",
+    "random",
+    "logging",
+    "os",
+    "secrets",
+    "subprocess",
+}
 
 #: folder -> what its files may import of ours and of others (standard library always allowed). Longest match wins.
 ALLOWED: dict[str, set[str]] = {
@@ -101,7 +111,8 @@ def test_only_edge_ble_imports_bleak() -> None:
         f"{path.relative_to(ROOT)}:{line}"
         for path in _files("edge")
         for line, module in _imports(path)
-        if module.split(".")[0] in ("bleak", "bleak_retry_connector") and path.name not in ("ble.py", "bluez_host.py")
+        if module.split(".")[0] in ("bleak", "bleak_retry_connector")
+        and path.name not in ("ble.py", "bluez_host.py")
     ]
     assert not wrong, wrong
 
@@ -134,7 +145,11 @@ def _machines() -> Iterator[tuple[str, type, dict[object, object]]]:
         for info in pkgutil.walk_packages(module.__path__, package + "."):
             loaded = importlib.import_module(info.name)
             for name, table in vars(loaded).items():
-                if (name == "TRANSITIONS" or name.endswith("_TRANSITIONS")) and isinstance(table, dict) and table:
+                if (
+                    (name == "TRANSITIONS" or name.endswith("_TRANSITIONS"))
+                    and isinstance(table, dict)
+                    and table
+                ):
                     first = next(iter(table))
                     if isinstance(first, Enum):
                         yield f"{info.name}.{name}", type(first), table

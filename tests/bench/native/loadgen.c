@@ -203,7 +203,11 @@ static void on_message(conn *c, int op, char *p, size_t n)
         if (c->kind == APP)
             counts = op == OP_BINARY || memmem(p, look, "data_stream", 11) != NULL;
         else
-            counts = memmem(p, look, "display_event", 13) != NULL || memmem(p, look, "\"pong\"", 6) != NULL;
+            /* Only what this mode asked for: a boot screen is no delivery, and would widen the window of a server that
+             * draws one. */
+            counts = memmem(p, look, !strcmp(opt.mode, "reverse") ? "display_event" : "\"pong\"",
+                            !strcmp(opt.mode, "reverse") ? 13 : 6) != NULL &&
+                     strcmp(opt.mode, "fanout") != 0 && strcmp(opt.mode, "audio") != 0 && strcmp(opt.mode, "paced") != 0;
         if (!counts) return;
         session_delivered[c->session]++;
         int probing = probe_sent[c->session] > 0;

@@ -1005,9 +1005,11 @@ class Session:
         if package in self._restore:
             self._restore.remove(package)
         each = self._apps.get(package)
+        # One that has not come back since our restart may still have its text on the lens.
+        out = self._displayed(self.display.stopped(package, now), now)
         if each is None:
-            return [SaveWanted(package, False), StopSettled(package)]
-        return self._stop(each, reason, now)
+            return [*out, SaveWanted(package, False), StopSettled(package)]
+        return [*out, *self._stop(each, reason, now)]
 
     def _stop(self, each: _App, reason: StopReason, now: float) -> list[Effect]:
         self.microphone.released()

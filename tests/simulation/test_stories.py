@@ -548,14 +548,19 @@ def test_text_of_an_app_stopped_before_a_restart_does_not_stay_on_the_lens() -> 
         assert world.glasses[0].text(side) == ""
 
 
-def test_text_of_an_app_that_outlived_our_restart_goes_when_it_is_stopped() -> None:
+@pytest.mark.parametrize("back", [True, False])
+def test_text_of_an_app_that_outlived_our_restart_goes_when_it_is_stopped(back: bool) -> None:
     """Found: the restarted cloud had not drawn the text itself, so it saw nothing to clear."""
     world = settled()
     start(world, COUNTER)
     world.advance(3.0)
+    if not back:
+        world.servers[COUNTER].kill()
     world.cloud.kill()
     world.cloud.boot()
-    world.advance(15.0)
+    while world.cloud.seats.get("user0") is None:
+        world.advance(0.05)
+    world.advance(15.0 if back else 0.5)
     assert COUNTER in world.glasses[0].text(g1.LEFT)
     stop(world, COUNTER)
     world.advance(5.0)

@@ -175,14 +175,18 @@ class App:
             log.info("%s serves on http://%s:%d", self.package_name, self.host, self.port)
             yield
         finally:
-            for session in self.sessions:
-                session.end("the app server stops")
-            if self._runs:
-                await asyncio.wait(self._runs, timeout=10)  # STOP_TIMEOUT and the closing handshake
+            self._end_all()
             server.should_exit = True
             await task
+            self._end_all()  # a request under way may have begun one meanwhile
+            if self._runs:
+                await asyncio.wait(self._runs, timeout=10)  # STOP_TIMEOUT and the closing handshake
             listener.close()
             await self._http.aclose()
+
+    def _end_all(self) -> None:
+        for session in self._runs.values():
+            session.end("the app server stops")
 
     def asgi(self) -> Starlette:
         """The routes, to mount in a server of your own (within `serving`'s lifetime)."""

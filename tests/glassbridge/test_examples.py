@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,8 +76,15 @@ async def test_photo_is_taken_at_a_press_by_glasses_with_a_camera() -> None:
         def taken() -> bool:
             return re.search(r"a photo of \d{4,} bytes", app.output) is not None
 
-        glasses.press()
-        await until(taken, "a photo, through Bluetooth and the cloud, in the app", 20)
+        # The camera's computer takes some seconds to boot, and what is pressed before the daemon has greeted it is
+        # heard by nobody: a wearer presses again.
+        for _ in range(10):
+            with suppress(GlassbridgeError):
+                glasses.press()
+            with suppress(AssertionError):
+                await until(taken, "a photo, through Bluetooth and the cloud, in the app", 2)
+                break
+        assert taken()
         with pytest.raises(GlassbridgeError, match="no display"):
             lens.text()
 

@@ -15,22 +15,26 @@ SAMPLE_RATE: Final = 16_000
 #: Frame sizes that phones use: 16, 32 and 48 kbit/s (wire spec 2.5).
 FRAME_BYTES: Final = (20, 40, 60)
 FRAME_MS: Final = 10
-#: A pause inside a stream of audio that is worth counting, in seconds.
+#: Sound that is missing for longer is worth counting, in seconds. A listener hides less than this.
 GAP: Final = 0.1
-#: A longer pause is the end of a stream (microphone off, nobody speaks), not a gap.
+#: A longer silence is the end of a stream (microphone off, nobody speaks), not a gap.
 GAP_MAX: Final = 2.0
+#: Sound may be ahead of its time by so much: pieces that waited for a slow network come in one go, and a microphone's
+#: clock that is a little fast must not hide real gaps for ever.
+AHEAD_MAX: Final = 0.5
 
 
 class AudioUplink:
     """The decoder of one session. Until configured, clients send PCM."""
 
-    __slots__ = ("_at", "_decoder", "_frame_bytes", "_rest", "failures", "frames", "gaps", "lost")
+    __slots__ = ("_decoder", "_frame_bytes", "_lasts_until", "_rest", "failures", "frames", "gaps", "lost")
 
     def __init__(self) -> None:
         self._decoder: lc3.Decoder | None = None
         self._frame_bytes = 0
         self._rest = b""
-        self._at: float | None = None
+        #: When a listener who began with the first piece runs out of sound.
+        self._lasts_until: float | None = None
         self.frames = 0
         self.failures = 0
         self.gaps = 0
@@ -60,15 +64,24 @@ class AudioUplink:
     def reset(self) -> None:
         """Another connection: a rest of the old one belongs to nothing."""
         self._rest = b""
-        self._at = None
+        self._lasts_until = None
 
     def decode(self, data: bytes, now: float) -> bytes:
         """PCM16 little-endian, mono, 16 kHz: every sample that is complete by now."""
         self.frames += 1
-        if self._at is not None and GAP < now - self._at < GAP_MAX:
+        pcm = self._samples(data)
+        # A gap is sound that was not there when the sound before it had ended. The time between two pieces says
+        # nothing: G1 sends 100 ms in one notification.
+        until = self._lasts_until
+        late = 0.0 if until is None else now - until
+        if GAP < late < GAP_MAX:
             self.gaps += 1
-            self.lost += now - self._at
-        self._at = now
+            self.lost += late
+        begins = now if until is None or late > 0 else min(until, now + AHEAD_MAX)
+        self._lasts_until = begins + len(pcm) / (2 * SAMPLE_RATE)
+        return pcm
+
+    def _samples(self, data: bytes) -> bytes:
         if self._rest:
             data = self._rest + data
             self._rest = b""

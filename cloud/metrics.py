@@ -63,7 +63,7 @@ TABLE: Final = (
     Line("hop_seconds", "histogram", "Time per hop of an exchange.", ("hop",)),
     # audio and speech
     Line("audio_frames_total", "counter", "Audio frames received."),
-    Line("audio_gaps_total", "counter", "Pauses over 100 ms inside a stream of audio."),
+    Line("audio_gaps_total", "counter", "Times that a stream of audio ran dry for over 100 ms."),
     Line("audio_lost_seconds_total", "counter", "Audio missing in those gaps."),
     Line("microphones_on", "gauge", "Sessions whose microphone is on."),
     Line("speech_seconds", "histogram", "End of speech to final transcript.", ("provider",)),

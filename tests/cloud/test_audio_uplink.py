@@ -64,9 +64,41 @@ def test_an_impossible_configuration_is_named_and_changes_nothing(
     assert uplink.decode(b"\1\2", 0.0) == b"\1\2"
 
 
-def test_gaps_inside_a_stream_are_counted_and_its_end_is_none() -> None:
+def arriving(*pieces: tuple[float, float]) -> AudioUplink:
+    """Pieces of PCM as (when, how many seconds of sound)."""
     uplink = AudioUplink()
-    for at in (0.0, 0.02, 0.5, 0.52, 60.0):
-        uplink.decode(b"\0\0", at)
+    for at, seconds in pieces:
+        uplink.decode(bytes(2 * round(seconds * 16_000)), at)
+    return uplink
+
+
+def test_gaps_inside_a_stream_are_counted_and_its_end_is_none() -> None:
+    uplink = arriving((0.0, 0.02), (0.02, 0.02), (0.5, 0.02), (0.52, 0.02), (60.0, 0.02))
     assert uplink.gaps == 1
-    assert uplink.lost == pytest.approx(0.48)
+    assert uplink.lost == pytest.approx(0.46)
+
+
+def test_a_stream_in_long_pieces_with_jitter_has_no_gaps() -> None:
+    # G1: 100 ms per notification, each up to 30 ms early or late.
+    pieces = [(n * 0.1 + (n * 7 % 5 - 2) * 0.015, 0.1) for n in range(100)]
+    assert arriving(*pieces).gaps == 0
+
+
+def test_a_lost_piece_is_a_gap_of_its_length() -> None:
+    uplink = arriving(*((n * 0.1, 0.1) for n in range(30) if n not in (10, 11)))
+    assert uplink.gaps == 1
+    assert uplink.lost == pytest.approx(0.2)
+
+
+def test_sound_that_comes_late_in_one_go_is_no_loss_twice() -> None:
+    # Held up for 0.4 s, then everything at once: one gap, and the rest continues on time.
+    held = [(0.5, 0.1)] * 4
+    uplink = arriving((0.0, 0.1), *held, *((0.5 + n * 0.1, 0.1) for n in range(1, 20)))
+    assert uplink.gaps == 1
+    assert uplink.lost == pytest.approx(0.4)
+
+
+def test_a_fast_microphone_clock_does_not_hide_gaps_for_ever() -> None:
+    # 1 % too much sound for ten minutes, then a second without any.
+    pieces = [(n * 0.1, 0.101) for n in range(6000)]
+    assert arriving(*pieces, (601.0, 0.1)).gaps == 1

@@ -1,26 +1,36 @@
 """What each glasses model can do, in the words that apps read (wire spec, appendix B).
 
 Rules: an unknown model is unknown (None), never assumed to be some other model. Partial updates that lack a model name
-change nothing.
+change nothing. The table of a model with a driver stands in `edge/profiles` and comes with the announcement of the
+glasses; the copy here serves clients that announce a name only, and a test holds the two equal.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 
 def _display(
-    count: int, width: int, height: int, field_of_view: int, lines: int, *, bitmap: bool
+    count: int,
+    width: int,
+    height: int,
+    field_of_view: int | None,
+    lines: int,
+    *,
+    bitmap: bool,
+    color: str = "green",
 ) -> dict[str, Any]:
+    view = {} if field_of_view is None else {"fieldOfView": {"horizontal": field_of_view}}
     return {
         "count": count,
-        "isColor": False,
-        "color": "green",
+        "isColor": color == "full",
+        "color": color,
         "canDisplayBitmap": bitmap,
         "resolution": {"width": width, "height": height},
-        "fieldOfView": {"horizontal": field_of_view},
+        **view,
         "maxTextLines": lines,
         "adjustBrightness": True,
     }
@@ -128,16 +138,25 @@ PROFILES: Final[Mapping[str, dict[str, Any]]] = {
     ),
     "Vuzix Z100": _Z100,
     "Mentra Mach1": {**_Z100, "modelName": "Mentra Mach1"},  # the same hardware under another name
-    # These two ship no profile of their own; the figures are those of their display and microphone documents.
+    # MentraOS ships no profile for these two: what their documents and drivers say.
     "Mentra Nex": _profile(
-        "Mentra Nex", display=_display(2, 600, 440, 30, 7, bitmap=True), microphone=_MICROPHONE, has_imu=True
+        "Mentra Nex",
+        display=_display(1, 500, 220, None, 4, bitmap=True),
+        microphone={"count": 1, "hasVAD": True},
+        has_imu=True,
+        imu={"axisCount": 9, "hasAccelerometer": True, "hasCompass": True, "hasGyroscope": True},
+        button={
+            "count": 3,
+            "buttons": [{"type": "press", "events": ["press", "long_press"], "isCapacitive": False}] * 3,
+        },
     ),
     "Brilliant Frame": _profile(
         "Brilliant Frame",
         camera={"resolution": {"width": 720, "height": 720}, "hasHDR": False, "hasFocus": False},
-        display=_display(1, 640, 400, 20, 6, bitmap=True),
+        display=_display(1, 640, 400, None, 6, bitmap=True, color="full"),
         microphone=_MICROPHONE,
         has_imu=True,
+        imu={"axisCount": 6, "hasAccelerometer": True, "hasCompass": True, "hasGyroscope": False},
     ),
 }
 
@@ -145,6 +164,25 @@ PROFILES: Final[Mapping[str, dict[str, Any]]] = {
 def capabilities_of(model: str | None) -> dict[str, Any] | None:
     """The profile of a model, or None when the model is unknown."""
     return PROFILES.get(model) if model else None
+
+
+#: A table has 0.5 to 1.2 kB; every app gets a copy with its acknowledgement.
+ANNOUNCED_MAX: Final = 8192
+
+
+def announced(model: str, table: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The table that an edge sends with its glasses, made whole: what it does not name the glasses do not have. None if
+    there is none, if it is about another model, or if it is none of the known shape (the copy here counts then)."""
+    if not table or table.get("modelName") != model or len(json.dumps(table)) > ANNOUNCED_MAX:
+        return None
+    whole = _profile(model)
+    for member, default in whole.items():
+        value = table.get(member, default)
+        kind = bool if isinstance(default, bool) else str if isinstance(default, str) else dict
+        if not isinstance(value, kind) and not (value is None and default is None):
+            return None
+        whole[member] = value
+    return whole
 
 
 @dataclass(frozen=True, slots=True)

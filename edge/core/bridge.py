@@ -518,6 +518,7 @@ class Bridge:
             model_name=self.glasses.profile.model,
             device_model=self.glasses.profile.model,
             status="CONNECTED" if connected else "DISCONNECTED",
+            capabilities=dict(self.glasses.profile.capabilities),
         )
 
     def _battery(self) -> GlassesBatteryUpdate:

@@ -162,6 +162,8 @@ class GlassesConnectionState(GlassesToCloud):
     device_model: str | None = Field(None, max_length=128)
     status: str = Field(max_length=64)
     wifi: Wifi | None = None
+    #: Link extension: what the model can do, from the table of its driver; other clouds know models by name.
+    capabilities: dict[str, Any] | None = Field(None, max_length=32)
 
 
 class LocationUpdate(GlassesToCloud):

@@ -18,7 +18,13 @@ import pytest_asyncio
 
 from tests.support import edge_process
 from tests.support.bluez import bluez_process
-from tests.system import test_edge_ble_g1, test_models_frame, test_models_live, test_models_nex
+from tests.system import (
+    test_edge_ble_g1,
+    test_models_frame,
+    test_models_live,
+    test_models_nex,
+    test_models_photo,
+)
 
 pytestmark = pytest.mark.lane("bluez")
 
@@ -27,6 +33,7 @@ _STORIES = {
     "live": test_models_live,
     "nex": test_models_nex,
     "frame": test_models_frame,
+    "camera": test_models_photo,  # each story once per model with a camera
 }
 #: Stories about what only lane A does.
 _ONLY_A = {

@@ -27,7 +27,8 @@ from cloud.store.records import (
     SessionRecord,
     TokenRecord,
 )
-from cloud.store.sqlite import SqliteStore, _connect, _migrate, migrations
+from cloud.store.sql import migrations
+from cloud.store.sqlite import SqliteStore, _connect, _migrate
 from wire.errors import ConfigError
 
 U, V, P, Q = "anna@home.example", "ben@home.example", "com.example.app", "com.example.other"

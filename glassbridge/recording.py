@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ REPEATED = frozenset(
 SLACK = 3.0
 #: A recording is read whole; an hour of captions has about 20,000 lines.
 LINES_MAX = 200_000
+#: What a lens shows now, as bits.
+FRAMEBUFFER = "/api/sim/framebuffer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +111,13 @@ def expectations(entries: Iterable[Line]) -> list[Shown]:
     return found + list(current.values())
 
 
-def follow(client: httpx.Client) -> Iterator[Line]:
-    """Everything that happens to the first device from now on, until the connection ends. Times from the first event."""
-    began = time.monotonic()
-    with client.stream("GET", "/api/sim/events", timeout=None) as reply:
-        for raw in reply.raise_for_status().iter_lines():
+async def follow(client: httpx.AsyncClient, opened: Callable[[], None]) -> AsyncIterator[Line]:
+    """Everything that happens to the first device once `opened` was called, until the connection ends. Times from then."""
+    async with client.stream("GET", "/api/sim/events", timeout=None) as reply:
+        reply.raise_for_status()
+        opened()
+        began = time.monotonic()
+        async for raw in reply.aiter_lines():
             if not raw.startswith("data: "):
                 continue
             change = orjson.loads(raw[6:])
@@ -127,11 +131,13 @@ def follow(client: httpx.Client) -> Iterator[Line]:
                 case "spoken":
                     yield Input(at, {"action": "say", "text": change["spoken"]["text"]})
                 case "lens":
-                    yield _shown(client, at, change["arm"], change["lens"]["text"])
+                    arm = change["arm"]
+                    picture = await client.get(FRAMEBUFFER, params={"side": arm})
+                    yield _shown(picture, at, arm, change["lens"]["text"])
 
 
-def _shown(client: httpx.Client, at: float, arm: str, text: str) -> Shown:
-    reply = client.get("/api/sim/framebuffer", params={"side": arm}).raise_for_status()
+def _shown(reply: httpx.Response, at: float, arm: str, text: str) -> Shown:
+    reply.raise_for_status()
     return Shown(at, arm, text, reply.content, int(reply.headers["x-width"]))
 
 
@@ -162,7 +168,7 @@ def _settle(client: httpx.Client, pending: list[Shown], began: float, folder: Pa
     faults = []
     for wanted in pending:
         end = max(began + wanted.at, time.monotonic()) + SLACK
-        while (actual := _shown(client, 0.0, wanted.arm, "")).pixels != wanted.pixels:
+        while (actual := _now(client, wanted.arm)).pixels != wanted.pixels:
             if time.monotonic() > end:
                 picture = folder / f"difference-{wanted.arm}-{wanted.at:.1f}s.png"
                 difference(wanted, actual).save(picture)
@@ -173,6 +179,10 @@ def _settle(client: httpx.Client, pending: list[Shown], began: float, folder: Pa
                 break
             time.sleep(0.05)
     return faults
+
+
+def _now(client: httpx.Client, arm: str) -> Shown:
+    return _shown(client.get(FRAMEBUFFER, params={"side": arm}), 0.0, arm, "")
 
 
 def difference(wanted: Shown, actual: Shown) -> Image.Image:

@@ -93,15 +93,23 @@ def find(url: str | None) -> Target:
 
 def client(target: Target, *, timeout: float | None = TIMEOUT) -> httpx.Client:
     """An HTTP client for the target; the administrator's token goes along where there is one."""
-    headers = {"Authorization": f"Bearer {target.admin_token}"} if target.admin_token else {}
-    return httpx.Client(base_url=target.url, headers=headers, timeout=timeout, trust_env=False)
+    return httpx.Client(base_url=target.url, headers=_headers(target), timeout=timeout, trust_env=False)
 
 
-def request(target: Target, method: str, path: str, **options: Any) -> httpx.Response:
-    """One request. Raises CommandError (69) when nobody answers, (1 or 77) when the answer is a refusal."""
+def async_client(target: Target, *, timeout: float | None = TIMEOUT) -> httpx.AsyncClient:
+    """The same for commands that run until they are interrupted."""
+    return httpx.AsyncClient(base_url=target.url, headers=_headers(target), timeout=timeout, trust_env=False)
+
+
+def _headers(target: Target) -> dict[str, str]:
+    return {"Authorization": f"Bearer {target.admin_token}"} if target.admin_token else {}
+
+
+@contextmanager
+def told(target: Target) -> Iterator[None]:
+    """A failure to reach the target inside the block becomes a CommandError (69)."""
     try:
-        with client(target, timeout=options.pop("timeout", TIMEOUT)) as http:
-            reply = http.request(method, path, **options)
+        yield
     except httpx.HTTPError as error:
         raise CommandError(
             f"nothing answers at {target.url}",
@@ -109,6 +117,12 @@ def request(target: Target, method: str, path: str, **options: Any) -> httpx.Res
             "glassbridge dev   (or name the place with --url)",
             Exit.UNREACHABLE,
         ) from None
+
+
+def request(target: Target, method: str, path: str, **options: Any) -> httpx.Response:
+    """One request. Raises CommandError (69) when nobody answers, (1 or 77) when the answer is a refusal."""
+    with told(target), client(target, timeout=options.pop("timeout", TIMEOUT)) as http:
+        reply = http.request(method, path, **options)
     if not reply.is_success:
         raise refusal(reply)
     return reply

@@ -5,7 +5,9 @@ Rules: events are the cloud's own trace, without anything that was said, typed o
 
 from __future__ import annotations
 
-import time
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +24,7 @@ Url = Annotated[
 
 #: The cloud answers a waiting request at the latest after so long. Seconds.
 WAIT = 20
+TRACE = "/api/admin/trace"
 
 _HIDDEN = ("seq", "at", "user", "kind")
 
@@ -43,6 +46,24 @@ def _value(value: Any) -> str:
     return str(value)
 
 
+def until_interrupted(work: Coroutine[Any, Any, None]) -> bool:
+    """Runs it to its end, or until Ctrl-C; True if it was interrupted.
+
+    The signal becomes a cancellation between two steps of the loop. As an exception it would appear wherever Python
+    happens to be: inside a finaliser it is dropped, and just before a system call it waits until that returns.
+    """
+
+    async def watched() -> bool:
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+        done, _ = await asyncio.wait([task])
+        if task in done and not task.cancelled():
+            task.result()
+        return task.cancelled()
+
+    return asyncio.run(watched())
+
+
 def events(
     context: typer.Context,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until interrupted.")] = False,
@@ -56,24 +77,32 @@ def events(
     if context.invoked_subcommand is not None:
         return
     where = target.find(url)
+
+    def say(records: list[dict[str, Any]]) -> None:
+        for record in records:
+            if not kind or record["kind"] in kind:
+                emit(record) if as_json else show(event_line(record))
+
+    if not follow:
+        say(target.request(where, "GET", TRACE).json()["events"])
+    elif until_interrupted(_follow(where, say)):
+        raise KeyboardInterrupt
+
+
+async def _follow(where: target.Target, say: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Everything that is there, then each event as it comes."""
     seen = 0
-    while True:
-        reply = target.request(
-            where, "GET", "/api/admin/trace", params={"since": seen, "wait": WAIT if follow and seen else 0},
-            timeout=WAIT + 10,
-        )  # fmt: skip
-        for record in reply.json()["events"]:
-            seen = max(seen, record["seq"])
-            if kind and record["kind"] not in kind:
-                continue
-            if as_json:
-                emit(record)
-            else:
-                show(event_line(record))
-        if not follow:
-            return
-        if not seen:
-            time.sleep(0.5)
+    with target.told(where):
+        async with target.async_client(where, timeout=WAIT + 10) as client:
+            while True:
+                reply = await client.get(TRACE, params={"since": seen, "wait": WAIT if seen else 0})
+                if not reply.is_success:
+                    raise target.refusal(reply)
+                records = reply.json()["events"]
+                say(records)
+                seen = max((record["seq"] for record in records), default=seen)
+                if not seen:
+                    await asyncio.sleep(0.5)
 
 
 def resend(
@@ -101,16 +130,21 @@ def record(
     where = target.find(url)
     target.request(where, "GET", "/api/sim/state")
     count = 0
-    try:
-        with file.open("wb") as out, target.client(where) as client:
-            out.write(header())
-            talk(f"recording to {file}; Ctrl-C ends it")
-            for entry in follow(client):
+
+    async def work() -> None:
+        nonlocal count
+        async with target.async_client(where) as client:
+            async for entry in follow(client, lambda: talk(f"recording to {file}; Ctrl-C ends it")):
                 out.write(line(entry))
                 out.flush()
                 count += 1
-    except KeyboardInterrupt:
-        talk(f"{count} lines in {file}; play them with: glassbridge replay {file} --expect-lens")
+
+    try:
+        with file.open("wb") as out:
+            out.write(header())
+            out.flush()
+            if until_interrupted(work()):
+                talk(f"{count} lines in {file}; play them with: glassbridge replay {file} --expect-lens")
     except HTTPError:
         raise CommandError(
             "the recording ended early", "the simulator went away", f"glassbridge replay {file}"

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from glassbridge.app import App, Battery, Session
+from glassbridge.commands.trace import until_interrupted
 from glassbridge.output import CommandError, Exit
 from glassbridge.recording import Input, Line, Shown, difference, expectations, header, line, read
 from tests.support.dev_process import DevProcess, dev_process
@@ -99,6 +100,30 @@ async def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, out + err
 
 
+def test_an_interrupt_that_meets_a_finaliser_counts() -> None:
+    """Raised there as an exception, Python drops it with "Exception ignored in ..."."""
+
+    class Finalised:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    async def work() -> None:
+        while True:
+            Finalised()
+            await asyncio.sleep(0)
+
+    assert until_interrupted(work()) is True
+
+
+def test_work_that_ends_by_itself_was_not_interrupted_and_its_failure_is_told() -> None:
+    async def fails() -> None:
+        raise CommandError("what", "why", "fix")
+
+    assert until_interrupted(asyncio.sleep(0)) is False
+    with pytest.raises(CommandError):
+        until_interrupted(fails())
+
+
 async def test_a_recording_replays_and_a_changed_app_is_caught(tmp_path: Path) -> None:
     wording = ["battery"]
     app = battery_app(wording)
@@ -109,18 +134,14 @@ async def test_a_recording_replays_and_a_changed_app_is_caught(tmp_path: Path) -
             await _shown(dev, "battery 50")
             path = tmp_path / "demo.jsonl"
             recorder = command(tmp_path, "record", str(path))
-            await until(path.exists, "the recording has begun", within=20)
-            await asyncio.sleep(1)  # the event stream stands
+            assert recorder.stderr is not None
+            assert "recording to" in await asyncio.to_thread(recorder.stderr.readline)
             for percent in (30, 60, 87):
                 code, words = await finished(command(tmp_path, "battery", str(percent)))
                 assert code == 0, words
                 await _shown(dev, f"battery {percent}")
-            # Python may drop an interrupt that meets a finaliser; a person presses Ctrl-C again.
-            ending = asyncio.ensure_future(finished(recorder))
-            while not ending.done():
-                recorder.send_signal(signal.SIGINT)
-                await asyncio.wait([ending], timeout=5)
-            code, words = ending.result()
+            recorder.send_signal(signal.SIGINT)
+            code, words = await finished(recorder)
             assert code == 0, words
             assert sum(isinstance(entry, Input) for entry in read(path)) == 3
 

@@ -55,10 +55,17 @@ _FIN_TEXT: Final = 0x81
 _FIN_BINARY: Final = 0x82
 _FIN_PING: Final = 0x89
 _FIN_PONG: Final = 0x8A
-_ORDINARY: Final = frozenset({_FIN_TEXT, _FIN_BINARY})
 
 _pack_head = struct.Struct(">BBH").pack
 _next_id = itertools.count(1).__next__
+
+
+def text_frame(payload: bytes) -> bytes:
+    """What a server writes for one text message; `payload` is UTF-8 (the caller made it with orjson)."""
+    size = len(payload)
+    if 126 <= size < 65536:  # by far the most
+        return _pack_head(_FIN_TEXT, 126, size) + payload
+    return Frame.text(payload).data
 
 
 class Frame:
@@ -77,9 +84,6 @@ class Frame:
     @classmethod
     def text(cls, payload: bytes) -> Frame:
         """A text frame; `payload` is UTF-8 (the caller made it with orjson)."""
-        size = len(payload)
-        if 126 <= size < 65536:  # by far the most; spares a call
-            return cls(_pack_head(_FIN_TEXT, 126, size) + payload, 4, True)
         return cls._make(_FIN_TEXT, payload)
 
     @classmethod
@@ -170,6 +174,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_binary_max",
         "_buffer",
         "_closed",
         "_cork",
@@ -181,7 +186,6 @@ class Connection(asyncio.Protocol):
         "_handler",
         "_kill_timer",
         "_latest",
-        "_limits",
         "_loop",
         "_lossy",
         "_need",
@@ -195,6 +199,7 @@ class Connection(asyncio.Protocol):
         "_sequence",
         "_stall_timer",
         "_stats",
+        "_text_max",
         "_transport",
         "_turn_pending",
         "_writable",
@@ -235,7 +240,8 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._protocol = protocol
         self._handler = handler
-        self._limits = (0, text_max, binary_max)  # by opcode: 1 text, 2 binary
+        self._text_max = text_max
+        self._binary_max = binary_max
         self._stats = stats
         self._on_authenticated = on_authenticated
         self._on_lost = on_lost
@@ -290,24 +296,31 @@ class Connection(asyncio.Protocol):
             self._on_authenticated()
             self._on_authenticated = None
 
+    def put(self, data: bytes) -> bool:
+        """Write a whole frame (`Frame.data`) if nothing stands in its way: the common case, without what a queue must
+        know. False = nothing has happened; `send` knows what to do."""
+        if not self._writable:
+            return False
+        self.sent += 1
+        cork = self._cork
+        if cork.active and len(data) <= CORK_FRAME_BYTES_MAX:
+            corked = self._corked
+            if corked is None:
+                self._corked = [data]
+                cork.dirty.append(self)
+            else:
+                corked.append(data)
+                if len(corked) >= CORK_FRAMES_MAX:
+                    self.uncork()
+            return True
+        if self._corked is not None:
+            self.uncork()
+        self._write(data)
+        return True
+
     def send(self, frame: Frame, delivery: Delivery, key: str | None = None) -> bool:
         """Put one message on its way. Never blocks, never raises; False = this connection is gone or dropped it."""
-        if self._writable:
-            data = frame.data
-            self.sent += 1
-            if self._cork.active and len(data) <= CORK_FRAME_BYTES_MAX:
-                corked = self._corked
-                if corked is None:
-                    self._corked = [data]
-                    self._cork.dirty.append(self)
-                else:
-                    corked.append(data)
-                    if len(corked) >= CORK_FRAMES_MAX:
-                        self.uncork()
-                return True
-            if self._corked is not None:
-                self.uncork()
-            self._write(data)
+        if self.put(frame.data):
             return True
         if not self._open:
             return False
@@ -450,20 +463,16 @@ class Connection(asyncio.Protocol):
                 return
             data = bytes(self._buffer)
             self._buffer.clear()
-        self._parse(data)
-
-    def _parse(self, data: bytes) -> None:
-        """Take whole frames off `data`; keep the rest in `_buffer`."""
+        cork = self._cork
         try:
-            self._parse_turn(data)
+            self._parse(data, cork)
         finally:
-            if self._cork.active:
-                self._cork.pull()
+            if cork.active:
+                cork.pull()
 
-    def _parse_turn(self, data: bytes) -> None:
-        protocol = self._protocol
+    def _parse(self, data: bytes, cork: Cork) -> None:
+        """Take whole frames off `data`; keep the rest in `_buffer`. The caller pulls the cork."""
         handler = self._handler
-        limits = self._limits
         position, end, turn = 0, len(data), 0
         while position < end:
             if not self._open:  # closing: `websockets` looks for the peer's close frame and discards the rest
@@ -479,36 +488,44 @@ class Connection(asyncio.Protocol):
             length = data[position + 1] - 128
             body = position + 6
             if length >= 126:
-                width = 2 if length == 126 else 8
-                body += width
+                body += 2 if length == 126 else 8
                 if end < body - 4:
                     if first & 0x0F in _RESERVED:
                         self._feed(data[position:])
                     else:
                         self._keep(data[position:], body - 4 - position)
                     return
-                length = int.from_bytes(data[position + 2 : position + 2 + width])
+                if length == 126:
+                    length = data[position + 2] << 8 | data[position + 3]
+                else:
+                    length = int.from_bytes(data[position + 2 : position + 10])
             stop = body + length
-            if (
-                first in _ORDINARY
-                and 0 <= length <= limits[first & 0x0F]
-                and stop <= end
-                and protocol.current_size is None
-            ):
-                payload = apply_mask(data[body:stop], data[body - 4 : body])
-                position = stop
-                turn += 1
-                self.received += 1
-                if stop < end and not self._cork.active:  # more follows: what they cause is written together
-                    self._cork.active = True
-                try:
-                    if first == _FIN_TEXT:
-                        handler.on_text(payload)
-                    else:
+            if stop <= end and length >= 0 and self._protocol.current_size is None:
+                if first == _FIN_TEXT:
+                    if length <= self._text_max:
+                        payload = apply_mask(data[body:stop], data[body - 4 : body])
+                        position = stop
+                        turn += 1
+                        self.received += 1
+                        if stop < end:  # more follows: what they cause is written together
+                            cork.active = True
+                        try:
+                            handler.on_text(payload)
+                        except Exception:
+                            self._handler_failed()
+                        continue
+                elif first == _FIN_BINARY and length <= self._binary_max:
+                    payload = apply_mask(data[body:stop], data[body - 4 : body])
+                    position = stop
+                    turn += 1
+                    self.received += 1
+                    if stop < end:
+                        cork.active = True
+                    try:
                         handler.on_binary(payload)
-                except Exception:
-                    self._handler_failed()
-                continue
+                    except Exception:
+                        self._handler_failed()
+                    continue
             if first == _FIN_PONG and 0 <= length < 126 and stop <= end:
                 # The proof of delivery: as frequent as events when they are rare. It may stand between fragments.
                 payload = apply_mask(data[body:stop], data[body - 4 : body])
@@ -519,12 +536,12 @@ class Connection(asyncio.Protocol):
             # Everything unusual goes to `websockets`, cut at the frame boundary so that the fast path can take the next
             # frame again. What can only fail is handed over at once: it knows the right close code.
             opcode = first & 0x0F
-            room = limits[1] - (protocol.current_size or 0)
+            room = self._text_max - (self._protocol.current_size or 0)
             if length < 0 or opcode in _RESERVED or length > room:
                 self._feed(data[position:])
                 return
-            if opcode == Opcode.BINARY and length > limits[2]:
-                self._fail(CloseCode.TOO_BIG, f"binary message exceeds {limits[2]} bytes")
+            if opcode == Opcode.BINARY and length > self._binary_max:
+                self._fail(CloseCode.TOO_BIG, f"binary message exceeds {self._binary_max} bytes")
                 return
             if stop > end:
                 self._keep(data[position:], stop - position)
@@ -550,7 +567,12 @@ class Connection(asyncio.Protocol):
             return
         data = bytes(self._buffer)
         self._buffer.clear()
-        self._parse(data)
+        cork = self._cork
+        try:
+            self._parse(data, cork)
+        finally:
+            if cork.active:
+                cork.pull()
         if not self._turn_pending and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -585,8 +607,8 @@ class Connection(asyncio.Protocol):
                 self._fragment_is_text = is_text
             self._fragments += frame.data
             self._fragments_seen += 1
-            if not is_text and len(self._fragments) > self._limits[2]:
-                self._fail(CloseCode.TOO_BIG, f"binary message exceeds {self._limits[2]} bytes")
+            if not is_text and len(self._fragments) > self._binary_max:
+                self._fail(CloseCode.TOO_BIG, f"binary message exceeds {self._binary_max} bytes")
                 return
             if self._fragments_seen > FRAGMENTS_MAX:
                 self._fail(CloseCode.TOO_BIG, f"message has more than {FRAGMENTS_MAX} fragments")
@@ -595,8 +617,8 @@ class Connection(asyncio.Protocol):
                 return
             payload = bytes(self._fragments)
             self._fragments = None
-        if not is_text and len(payload) > self._limits[2]:  # inflated beyond the limit
-            self._fail(CloseCode.TOO_BIG, f"binary message exceeds {self._limits[2]} bytes")
+        if not is_text and len(payload) > self._binary_max:  # inflated beyond the limit
+            self._fail(CloseCode.TOO_BIG, f"binary message exceeds {self._binary_max} bytes")
             return
         self.received += 1
         self._call(self._handler.on_text if is_text else self._handler.on_binary, payload)

@@ -176,6 +176,21 @@ class SpeechConfig(_Section):
         return value
 
 
+class StoreConfig(_Section):
+    url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://user:password@host/name, for nodes that share one; none = SQLite in data_dir.",
+    )
+    pool_max: int = Field(default=10, ge=1, le=200, description="Connections to PostgreSQL per process.")
+
+    @field_validator("url")
+    @classmethod
+    def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"postgres(ql)?://", value.get_secret_value()):
+            raise ValueError("must be postgresql://user:password@host/name")
+        return value
+
+
 class LogConfig(_Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity logged."
@@ -224,6 +239,7 @@ class CloudConfig(_Section):
     display: DisplayConfig = Field(default_factory=DisplayConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     speech: SpeechConfig = Field(default_factory=SpeechConfig)
+    store: StoreConfig = Field(default_factory=StoreConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

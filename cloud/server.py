@@ -24,7 +24,7 @@ import orjson
 
 from cloud.app_socket import AppSocket, Claim
 from cloud.auth import AuthError, TokenVerifier, bearer
-from cloud.config import DATABASE_FILE, CloudConfig, prepare_data_dir
+from cloud.config import CloudConfig, prepare_data_dir
 from cloud.glasses_socket import GlassesSocket
 from cloud.http.app import build_http_app
 from cloud.http.console.console import Console
@@ -37,7 +37,7 @@ from cloud.logs import LogSystem
 from cloud.metrics import LoopWatch, Metrics
 from cloud.speech.service import SpeechService
 from cloud.store.base import Store, StoreError
-from cloud.store.sqlite import SqliteStore
+from cloud.store.open import open_store
 from cloud.webhooks import LOOPBACK, DestinationPolicy, WebhookClient
 from wire.errors import ConfigError, ErrorCode
 from wire.messages import iso
@@ -101,7 +101,7 @@ class Cloud:
             directory = prepare_data_dir(config.directory)
             self._instance = Instance(directory)
             try:
-                self.store = await SqliteStore.open(directory / DATABASE_FILE)
+                self.store = await open_store(config)
             except BaseException:
                 self._instance.release()
                 raise

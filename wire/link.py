@@ -32,6 +32,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from wire.codec import encode
+from wire.effect import effect
 from wire.errors import InvalidTransition
 from wire.messages.base import Delivery, Message
 from wire.messages.cloud_to_glasses import LinkWelcome
@@ -83,7 +84,7 @@ class LinkLimits:
 # ---------------------------------------------------------------------------------------------- effects
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class Transmit:
     """Write one frame to this connection, with what its bounded queue needs to know."""
 
@@ -94,7 +95,7 @@ class Transmit:
     binary: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class Deliver:
     """One frame from the peer, without the link's members; reliable ones exactly once and in order."""
 

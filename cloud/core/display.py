@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
+from wire.effect import effect
 from wire.errors import InvalidTransition
 
 View: TypeAlias = Literal["main", "dashboard"]
@@ -42,7 +43,7 @@ class DisplayTiming:
     card: float = 10.0  # an app's card on the dashboard view, without a duration of its own
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class Show:
     """Send a layout to the glasses. `duration` in seconds, None = until replaced."""
 
@@ -53,7 +54,7 @@ class Show:
     display_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class Settled:
     """What became of one request: shown, replaced, expired or refused."""
 

@@ -7,14 +7,15 @@ of one JSON text; the same object may go to many connections.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
 
 from cloud.core.app_lifecycle import AppReason, AppState, Stage
+from wire.effect import effect
 from wire.messages.base import Delivery, Message
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class SendToGlasses:
     connection_id: int
     payload: bytes = field(repr=False)
@@ -22,14 +23,14 @@ class SendToGlasses:
     key: str | None = None  # what a `latest` frame is the newest of
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class CloseGlasses:
     connection_id: int
     code: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class SendToApps:
     """One frame for all these connections. `about`: type or stream, for the trace."""
 
@@ -40,7 +41,7 @@ class SendToApps:
     about: str
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class SendAudio:
     """PCM16 little-endian, mono, 16 kHz."""
 
@@ -48,7 +49,7 @@ class SendAudio:
     pcm: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class PingApp:
     """A protocol ping whose pong comes back as `app_pong`."""
 
@@ -56,19 +57,19 @@ class PingApp:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class CloseApp:
     connection_id: int
     code: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class LoadUser:
     """Read what is stored about the user; the result comes back as `user_loaded`."""
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class LoadApp:
     """Read the user's settings of an app; the result comes back as `app_loaded`."""
 
@@ -76,7 +77,7 @@ class LoadApp:
     cycle: int
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class PostSessionRequest:
     """The start webhook; the outcome comes back as `webhook_answered`."""
 
@@ -88,13 +89,13 @@ class PostSessionRequest:
     by_user: bool
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class CancelSessionRequest:
     package: str
     cycle: int
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class PostStopRequest:
     """The stop webhook; the outcome comes back as `stop_answered`."""
 
@@ -105,7 +106,7 @@ class PostStopRequest:
     timeout: float
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class PostPhotoFailure:
     """Multipart to the app's photo route (wire spec 4.6)."""
 
@@ -116,27 +117,27 @@ class PostPhotoFailure:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class SaveWanted:
     package: str
     wanted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class SaveSettings:
     """Changed system settings."""
 
     changes: Mapping[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class SaveLocation:
     lat: float = field(repr=False)
     lng: float = field(repr=False)
     accuracy: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class StartSettled:
     """A start that somebody may wait for has ended."""
 
@@ -146,12 +147,12 @@ class StartSettled:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class StopSettled:
     package: str
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class EndpointVerdict:
     """An app server has, or has not, brought a session to life."""
 
@@ -159,7 +160,7 @@ class EndpointVerdict:
     ok: bool
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class Presence:
     """The app of this user is connected or not, for messages between users."""
 
@@ -168,7 +169,7 @@ class Presence:
     present: bool
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class ToOtherUsers:
     """A message between users of one app, for the process-wide rooms."""
 
@@ -176,14 +177,14 @@ class ToOtherUsers:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class SpeechNeeds:
     """(source language, target language or None) pairs to recognise from now on."""
 
     languages: frozenset[tuple[str, str | None]]
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class AudioStreamOpened:
     """SDK 3: the app will send audio for the phone to fetch."""
 
@@ -193,13 +194,13 @@ class AudioStreamOpened:
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class AudioStreamEnded:
     package: str
     stream_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class AppMoved:
     """For metrics, logs and consoles."""
 
@@ -209,7 +210,7 @@ class AppMoved:
     reason: AppReason
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class Record:
     """One line of the trace: names and sizes, never contents."""
 
@@ -217,14 +218,14 @@ class Record:
     detail: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class Unregister:
     """From now on this user has no session; a new connection makes a new one."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@effect
 class Finished:
     """Nothing is left to do."""
 

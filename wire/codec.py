@@ -49,9 +49,13 @@ def load_object(
         raise ProtocolError(
             ErrorCode.MALFORMED_MESSAGE, "a message must be a JSON object with a string `type`"
         )
-    # Counting brackets is far cheaper than walking the value, and almost every message has few.
+    # Looking for brackets is far cheaper than walking the value: an event has none but its own, a message few.
     raw = data if type(data) is bytes else bytes(data)
-    if raw.count(b"[") + raw.count(b"{") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
+    if (
+        (raw.find(b"{", 1) >= 0 or raw.find(b"[") >= 0)
+        and raw.count(b"[") + raw.count(b"{") > DEPTH_MAX
+        and _depth(value) > DEPTH_MAX
+    ):
         raise ProtocolError(ErrorCode.MALFORMED_MESSAGE, f"nested deeper than {DEPTH_MAX} levels")
     return value
 

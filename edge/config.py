@@ -188,6 +188,11 @@ class EdgeConfig(BaseSettings):
     trace: Path | None = Field(
         None, description="Write every input and effect as a JSON line, without contents."
     )
+    btsnoop: Path | None = Field(
+        None,
+        description="Write every value to and from the glasses to this file, for Wireshark. It holds what the wearer "
+        "reads and says.",
+    )
     log_level: str = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity that is logged."
     )

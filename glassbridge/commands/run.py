@@ -106,6 +106,10 @@ def edge_run(
         int | None,
         typer.Option("--status-port", min=0, max=65535, help="Loopback port for /status, /metrics."),
     ] = None,
+    btsnoop: Annotated[
+        Path | None,
+        typer.Option("--btsnoop", dir_okay=False, help="Capture what is said to the glasses, for Wireshark."),
+    ] = None,
     simulated: Annotated[
         bool | None, typer.Option("--simulated", help="Mark the glasses as simulated on status pages.")
     ] = None,
@@ -119,7 +123,7 @@ def edge_run(
 
     flags = given(
         cloud=cloud, radio=radio, user=user, token_file=token_file, glasses=glasses,
-        status_port=status_port, simulated=simulated, data_dir=data_dir,
+        status_port=status_port, btsnoop=btsnoop, simulated=simulated, data_dir=data_dir,
     )  # fmt: skip
     return run(EdgeConfig.load(config, flags), json_ready=as_json)
 

@@ -20,10 +20,10 @@ from tests.support.tools import require_tool
 pytestmark = pytest.mark.lane("bumble")
 
 
-async def record(folder: Path) -> Path:
-    """Text, a tap and another text on a Brilliant Frame."""
-    capture = folder / "session.btsnoop"
-    async with rig(folder, "frame", "--btsnoop", str(capture)) as r:
+async def record(folder: Path) -> tuple[Path, Path]:
+    """Text, a tap and another text on a Brilliant Frame; what the glasses' radio saw, and what the edge saw."""
+    capture, own = folder / "session.btsnoop", folder / "edge.btsnoop"
+    async with rig(folder, "frame", "--btsnoop", str(capture), btsnoop=str(own)) as r:
         await r.cloud.show("first words")
         await r.until_shown("first words")
         await r.act("double_tap")
@@ -32,12 +32,12 @@ async def record(folder: Path) -> Path:
         await r.until_shown("last words")
         r.edge.process.kill()  # no goodbye: the lens keeps what it shows
         await r.edge.process.wait()
-    return capture
+    return capture, own
 
 
 async def test_wireshark_reads_the_capture_and_finds_nothing_malformed(tmp_path: Path) -> None:
     tshark = require_tool("tshark")
-    capture = await record(tmp_path)
+    capture, _ = await record(tmp_path)
     process = await asyncio.create_subprocess_exec(
         tshark, "-r", str(capture), "-T", "fields",
         "-e", "btatt.opcode", "-e", "btatt.value", "-e", "_ws.malformed", "-e", "btcommon.eir_ad.entry.device_name",
@@ -55,12 +55,20 @@ async def test_wireshark_reads_the_capture_and_finds_nothing_malformed(tmp_path:
     assert values == [att.pdu[3:] for att in ours]
 
 
-async def test_a_captured_session_plays_again(tmp_path: Path) -> None:
-    session = list(btsnoop.read(await record(tmp_path)))
-    assert shown_by_a_fresh_device(session) == "last words"
-    events = read_by_a_fresh_driver(session)
-    assert Battery(87) in events
-    assert [event for event in events if isinstance(event, Touch)] == [Touch(Gesture.DOUBLE_TAP)]
+async def test_a_captured_session_plays_again_whoever_captured_it(tmp_path: Path) -> None:
+    air, own = (list(btsnoop.read(path)) for path in await record(tmp_path))
+    for session in (air, own):
+        assert shown_by_a_fresh_device(session) == "last words"
+        events = read_by_a_fresh_driver(session)
+        assert Battery(87) in events
+        assert [event for event in events if isinstance(event, Touch)] == [Touch(Gesture.DOUBLE_TAP)]
+    # The two agree on every value; subscribing and pairing are the host's own, and the kill cut the last moment short.
+    for value in (Att.written.fget, Att.notified.fget):  # type: ignore[attr-defined]
+        on_air = [v for att in air if (v := value(att)) is not None and v not in (b"\x01\x00", b"\x02\x00")]
+        in_edge = [v for att in own if (v := value(att)) is not None]
+        assert len(in_edge) > 20
+        assert on_air[: len(in_edge)] == in_edge[: len(on_air)]
+        assert abs(len(on_air) - len(in_edge)) <= 2
 
 
 def shown_by_a_fresh_device(session: list[Att]) -> str:

@@ -194,6 +194,8 @@ class CloudProgram:
             left = self.booted_at + SDK_RETURN - self.pump.now
             returns = user in self.returning and left > 0
             self.returning.discard(user)
+            name = f"{user}/cloud{next(self._names)}"
+            watched = WatchedLink(name, initiator=False, peers=self.epochs)
             session = Session(
                 user,
                 apps=self.records,
@@ -203,9 +205,8 @@ class CloudProgram:
                 clock=WallClock(1_700_000_000.0),
                 now=self.pump.now,
                 timing=SessionTiming(restore_delay=left if returns else 0.0),
+                link=watched,
             )
-            watched = WatchedLink(session.link.epoch, initiator=False, peers=self.epochs)
-            session.link = watched
             alarm = Alarm(self.pump, lambda: session.deadline, lambda: self._ring(seat))
             seat = self.seats[user] = Seat(user, session, alarm, watched)
             self._perform(seat, session.start(self.pump.now, with_glasses=with_glasses))

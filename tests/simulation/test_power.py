@@ -14,6 +14,7 @@ from cloud.core.app_lifecycle import AppLifecycle, AppState
 from cloud.core.display import DisplayArbiter
 from cloud.core.microphone import Microphone
 from cloud.core.session import Session
+from cloud.core.session_apps import SessionApps
 from edge.core.glasses import Glasses
 from edge.core.uplink import Uplink, UplinkState
 from tests.simulation.runs import run
@@ -27,7 +28,7 @@ def late_close_of_glasses_counts(patch: pytest.MonkeyPatch) -> None:
     real = Session.glasses_lost
 
     def wrong(self: Session, connection_id: int, now: float) -> Any:
-        return real(self, connection_id if self._glasses is None else self._glasses, now)
+        return real(self, connection_id if self.glasses_connection is None else self.glasses_connection, now)
 
     patch.setattr(Session, "glasses_lost", wrong)
 
@@ -66,7 +67,7 @@ def microphone_is_not_restored(patch: pytest.MonkeyPatch) -> None:
 
 
 def streams_of_a_stopped_app_stay(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Session, "_forget", lambda self, each, now: [])
+    patch.setattr(SessionApps, "_forget", lambda self, each, now: [])
 
 
 def dead_uplink_is_believed_alive(patch: pytest.MonkeyPatch) -> None:

@@ -427,7 +427,7 @@ class World:
             wrong = seat.watched.violation()
             self._hold(wrong is None, f"I1: {wrong}")
             self._hold(seat.watched.backlog <= 512, "I7: the cloud's log is bounded")
-            self._hold(len(seat.session._apps) <= 50, "I7: the apps of a session are bounded")
+            self._hold(len(seat.session.app_states()) <= 50, "I7: the apps of a session are bounded")
             wrong = self.cloud.misheld(seat)
             self._hold(wrong is None, f"I6: {seat.user}: {wrong}")
         self._hold(len(self.cloud.seats) <= len(self.edges), "I7: one session per user")

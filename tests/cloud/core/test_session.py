@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cloud.core import effects as fx
 from cloud.core.capabilities import HardwareRequirement
 from cloud.core.clock import WallClock
-from cloud.core.session import _SURE, TRANSITIONS, AppInfo, Session, SessionState, SessionTiming, UserData
+from cloud.core.session import TRANSITIONS, AppInfo, Session, SessionState, SessionTiming, UserData
+from cloud.core.session_checks import SURE
 from wire.codec import validate
 from wire.errors import InvalidTransition
 from wire.messages import GLASSES_TO_CLOUD
@@ -701,7 +702,7 @@ def _sure_and_unsure(kind: str) -> list[dict[str, object]]:
 def test_the_cheap_check_of_an_event_never_passes_what_its_model_refuses(kind: str) -> None:
     passed = 0
     for payload in _sure_and_unsure(kind):
-        if _SURE[kind](payload):
+        if SURE[kind](payload):
             passed += 1
             validate(GLASSES_TO_CLOUD, payload)  # raises if the model disagrees
     assert passed > 20

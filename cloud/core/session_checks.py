@@ -1,0 +1,163 @@
+"""What the session can say of a frame without the message models: surely good, too much, or what it is about.
+
+Rules: pure functions of bytes and decoded JSON. A check that says yes agrees with the model; tests hold each against it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from cloud.core.session_types import SessionTiming
+from wire.codec import load_object, validate
+from wire.errors import ProtocolError
+from wire.layouts import DURATION_MS_MAX
+from wire.messages import GLASSES_TO_CLOUD
+from wire.messages import glasses_to_cloud as glasses
+from wire.messages.base import Delivery
+
+#: Events that concern apps only: validated, then passed on as they came.
+RELAYED: Final[Mapping[str, Delivery]] = {
+    "button_press": Delivery.RELIABLE,
+    "touch_event": Delivery.RELIABLE,
+    "phone_battery_update": Delivery.LATEST,
+    "dashboard_state": Delivery.LATEST,
+    "open_dashboard": Delivery.LATEST,
+    "photo_taken": Delivery.RELIABLE,
+    "vps_coordinates": Delivery.LOSSY,
+    "swipe_volume_status": Delivery.LOSSY,
+    "switch_status": Delivery.LOSSY,
+}
+
+
+PLAIN_PING: Final = b'{"type":"ping"}'
+PLAIN_PONG: Final = b'{"type":"pong"}'
+
+
+#: Types of the `timestamp` member.
+_DATES: Final[tuple[type, ...]] = (int, str, float, type(None))
+
+
+def _is_text(value: object, longest: int) -> bool:
+    return type(value) is str and 0 < len(value) <= longest
+
+
+def _is_sure_button(p: Mapping[str, Any]) -> bool:
+    return (
+        _is_text(p.get("buttonId"), 256)
+        and _is_text(p.get("pressType"), 32)
+        and type(p.get("timestamp")) in _DATES
+    )
+
+
+def _is_sure_touch(p: Mapping[str, Any]) -> bool:
+    return (
+        _is_text(p.get("gesture_name"), 64)
+        and _is_text(p.get("device_model"), 128)
+        and type(p.get("timestamp")) in _DATES
+    )
+
+
+#: Events of the hot path that are surely what their model demands; whatever fails here is judged, and refused in words,
+#: by the model. A test holds each check against its model.
+SURE: Final[Mapping[str, Callable[[dict[str, Any]], bool]]] = {
+    "button_press": _is_sure_button,
+    "touch_event": _is_sure_touch,
+}
+
+_DISPLAY_MEMBERS: Final = frozenset(
+    {"type", "timestamp", "packageName", "sessionId", "view", "layout", "durationMs", "forceDisplay"}
+)
+#: Layouts of texts only, with the members that the wire requires of them.
+_TEXT_LAYOUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "text_wall": ("text",),
+    "double_text_wall": ("topText", "bottomText"),
+    "reference_card": ("title", "text"),
+    "dashboard_card": ("leftText", "rightText"),
+}
+#: Characters of one text that are surely within the limit of 10,000 bytes of UTF-8.
+_SHORT: Final = 2500
+
+
+def is_plain_display(payload: Mapping[str, Any], package: str) -> bool:
+    """Whether this is a display of short texts that is surely what the models demand, as it stands. Captions are: ten
+    and more a second per app. Everything else is judged, completed and refused in words by the models."""
+    layout = payload.get("layout")
+    if payload.get("type") != "display_event" or type(layout) is not dict:
+        return False
+    kind, duration = layout.get("layoutType"), payload.get("durationMs")
+    if type(kind) is not str or kind not in _TEXT_LAYOUTS or payload.get("packageName", package) != package:
+        return False
+    for member in _TEXT_LAYOUTS[kind]:
+        text = layout.get(member)
+        if type(text) is not str or len(text) > _SHORT:
+            return False
+    return (
+        payload.keys() <= _DISPLAY_MEMBERS
+        and payload.get("view") in ("main", "dashboard")
+        and type(payload.get("forceDisplay", False)) is bool
+        and (duration is None or (type(duration) in (int, float) and 0 <= duration <= DURATION_MS_MAX))
+        and type(payload.get("timestamp")) in _DATES
+        and _is_text(payload.get("sessionId", "-") or "-", 600)
+    )
+
+
+def announcement(data: bytes) -> glasses.LinkHello | None:
+    """The link announcement in a client's first frame, if there is a good one."""
+    if b'"link"' not in data:
+        return None
+    try:
+        message = validate(GLASSES_TO_CLOUD, load_object(data))
+    except ProtocolError:
+        return None
+    return message.link if isinstance(message, glasses.ConnectionInit) else None
+
+
+def too_many(times: deque[float], now: float, timing: SessionTiming) -> bool:
+    times.append(now)
+    while times and now - times[0] > timing.bad_window:
+        times.popleft()
+    return len(times) > timing.bad_frames_max
+
+
+def with_type(raw: bytes, payload: Mapping[str, Any], kind: str) -> bytes:
+    return raw if payload.get("type") == kind else orjson.dumps({**payload, "type": kind})
+
+
+def request_id_of(payload: Mapping[str, Any]) -> str | None:
+    for name in ("requestId", "correlationId", "messageId", "streamId"):
+        value = payload.get(name)
+        if isinstance(value, str) and value:
+            return value[:256]
+    return None
+
+
+def epoch(text: str | int | float | None) -> float | None:
+    """A phone's date: ISO text, or epoch milliseconds as text or number. Seconds since 1970."""
+    if text is None or isinstance(text, bool):
+        return None
+    try:
+        return float(text) / 1000.0
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None
+
+
+def from_local(message: glasses.LocalTranscription) -> dict[str, Any]:
+    return {
+        "type": "transcription",
+        "text": message.text,
+        "isFinal": message.is_final,
+        "transcribeLanguage": message.transcribe_language,
+        "startTime": message.start_time or 0,
+        "endTime": message.end_time or 0,
+        "speakerId": None if message.speaker_id is None else str(message.speaker_id),
+        "provider": message.provider or "phone",
+    }

@@ -1,0 +1,159 @@
+"""Frames towards the apps of a session: the hot relay, single messages, and the proof that they have arrived.
+
+Rules: an event is built once per distinct subscriber string and the same bytes go to all. A reliable frame is kept in
+the app's log until a pong has proven it. Nothing here decides who runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from cloud.core import subscriptions as subs
+from cloud.core.app_lifecycle import AppState
+from cloud.core.clock import WallClock
+from cloud.core.effects import Effect, PingApp, SendToApps
+from cloud.core.replay import AppLog
+from cloud.core.session_types import Agenda, SessionApp
+from cloud.core.subscriptions import Subscriptions
+from wire.codec import encode
+from wire.messages.base import Delivery, Message
+from wire.streams import EventKey
+
+#: Events that an app missed while it was starting, or we were, reach it when it has subscribed: a press of the last
+#: seconds is still meant (CON-16: 5 s, 100 items). Large ones are not worth keeping.
+MISSED_AGE: Final = 5.0
+MISSED_MAX: Final = 100
+MISSED_BYTES_MAX: Final = 4096
+
+
+class AppDelivery:
+    """`apps` holds every app of the session; `session_apps` adds and removes."""
+
+    __slots__ = ("_agenda", "_recent", "apps", "clock", "proof_at", "subscriptions")
+
+    def __init__(self, subscriptions: Subscriptions, clock: WallClock, agenda: Agenda) -> None:
+        self.subscriptions = subscriptions
+        self.clock = clock
+        self._agenda = agenda
+        self.apps: dict[str, SessionApp] = {}
+        self.proof_at: float | None = None  # the next app that must be asked what it has received
+        self._recent: deque[tuple[float, EventKey | str, bytes]] = deque(maxlen=MISSED_MAX)
+
+    def connected(self) -> list[SessionApp]:
+        return [a for a in self.apps.values() if a.life.state is AppState.CONNECTED]
+
+    def to_app(self, each: SessionApp, message: Message, now: float) -> list[Effect]:
+        if message.timestamp is None:
+            message.timestamp = self.clock.iso(now)
+        payload = encode(message)
+        connection_id = each.life.connection_id if each.life.state is AppState.CONNECTED else None
+        if connection_id is None:
+            if message.delivery is Delivery.RELIABLE and each.life.state is AppState.GRACE:
+                each.log.append(payload, False, now)
+            return []
+        key = message.latest_key() if message.delivery is Delivery.LATEST else None
+        out: list[Effect] = [SendToApps((connection_id,), payload, message.delivery, key, message.type)]
+        if message.delivery is Delivery.RELIABLE:
+            ping = each.log.append(payload, True, now)
+            if ping is not None:
+                out.append(PingApp(connection_id, ping))
+            else:
+                self._expect_proof(each.log)
+        return out
+
+    def relay(self, key: EventKey | str, raw: bytes, delivery: Delivery, now: float) -> list[Effect]:
+        """An event to everyone who subscribed to it, each under its own string. This is the hot path."""
+        if delivery is Delivery.RELIABLE and len(raw) <= MISSED_BYTES_MAX:
+            self._recent.append((now, key, raw))
+        routes = self.subscriptions.routes(key)
+        if not routes:
+            return []
+        timestamp = self.clock.iso_bytes(now)
+        out: list[Effect] = []
+        for route in routes:
+            payload = subs.envelope(route.prefix, timestamp, raw)
+            if route.connection_ids:
+                latest = route.stream_type if delivery is Delivery.LATEST else None
+                out.append(SendToApps(route.connection_ids, payload, delivery, latest, route.stream_type))
+            if delivery is Delivery.RELIABLE:
+                self._remember(route.packages, payload, now, out)
+        return out
+
+    def _remember(self, packages: Iterable[str], payload: bytes, now: float, out: list[Effect]) -> None:
+        """Keep a frame that has just been relayed until its receivers have proven that they have it."""
+        apps = self.apps
+        for package in packages:
+            each = apps[package]
+            life, log = each.life, each.log
+            if life.state is AppState.CONNECTED:
+                ping = log.append(payload, True, now)
+                if ping is not None and life.connection_id is not None:
+                    out.append(PingApp(life.connection_id, ping))
+                elif self.proof_at is None:
+                    self._expect_proof(log)
+            elif life.state is AppState.GRACE:
+                log.append(payload, False, now)
+
+    def event_to(self, each: SessionApp, stream_type: str, raw: bytes, now: float) -> list[Effect]:
+        """One event to one app under one of its strings."""
+        payload = subs.envelope(
+            subs.envelope_prefix(each.session_id, stream_type), self.clock.iso_bytes(now), raw
+        )
+        if each.life.state is not AppState.CONNECTED or each.life.connection_id is None:
+            return []
+        return [SendToApps((each.life.connection_id,), payload, Delivery.RELIABLE, None, stream_type)]
+
+    def make_up(self, each: SessionApp, added: set[str], now: float) -> list[Effect]:
+        """What happened in the last seconds and no instance of the app has seen, flagged as said again.
+
+        Once for each stream: an SDK subscribes to them one after the other.
+        """
+        out: list[Effect] = []
+        if now - each.accepted_at > MISSED_AGE:
+            return out  # it has been here and did not want it
+        streams = added - each.made_up
+        each.made_up |= streams
+        since = each.heard_until
+        package = each.info.package
+        for at, key, raw in self._recent:
+            if at <= since or now - at > MISSED_AGE:
+                continue
+            for route in self.subscriptions.routes(key):
+                wanted = route.stream_type in streams and package in route.packages
+                if wanted and each.life.connection_id is not None:
+                    payload = subs.envelope(route.prefix, self.clock.iso_bytes(now), raw)
+                    payload = payload[:-1] + b',"replayed":true}'
+                    out.append(
+                        SendToApps(
+                            (each.life.connection_id,), payload, Delivery.RELIABLE, None, route.stream_type
+                        )
+                    )
+                    self._remember((package,), payload, now, out)
+        return out
+
+    def _expect_proof(self, log: AppLog) -> None:
+        """See to it that a log with unproven frames is asked about at its time."""
+        due = log.deadline
+        if due is not None and (self.proof_at is None or due < self.proof_at):
+            self.proof_at = due
+            self._agenda.known = False
+
+    def ask_for_proof(self, now: float) -> list[Effect]:
+        out: list[Effect] = []
+        self.proof_at = None
+        for each in self.apps.values():
+            connection_id = each.life.connection_id
+            if each.life.state is not AppState.CONNECTED or connection_id is None:
+                continue
+            ping = each.log.ask(now)
+            if ping is not None:
+                out.append(PingApp(connection_id, ping))
+            self._expect_proof(each.log)
+        return out
+
+    def proved(self, each: SessionApp, payload: bytes) -> None:
+        """A pong: all frames up to the ping's offset have arrived."""
+        each.log.proved(payload)
+        self._expect_proof(each.log)

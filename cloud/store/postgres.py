@@ -58,13 +58,12 @@ AWAY: Final = (
 MIGRATION_LOCK: Final = 0x676C6173
 
 
-def is_postgres(url: str) -> bool:
-    return urlsplit(url).scheme in ("postgresql", "postgres")
-
-
 def shown(url: str) -> str:
     """The address without user and password."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "store.url"
     return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

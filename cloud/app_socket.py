@@ -41,19 +41,21 @@ class AppSocket:
     A socket that does not say who it is within `init_timeout` seconds is closed (LIV-08). The SDK needs 15 ms.
     """
 
-    __slots__ = ("_claim", "_connection", "_entry", "_hub", "_init_timeout", "_timer", "package")
+    __slots__ = ("_claim", "_connection", "_entry", "_hub", "_id", "_init_timeout", "_timer", "package")
 
     def __init__(self, hub: Hub, claim: Claim | None = None, *, init_timeout: float) -> None:
         self._hub = hub
         self._init_timeout = init_timeout
         self._claim = claim
         self._connection: Connection | None = None
+        self._id = 0
         self._entry: SessionEntry | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.package = ""
 
     def on_open(self, connection: Connection) -> None:
         self._connection = connection
+        self._id = connection.id
         self._hub.watch(connection, CLOUD_APP, is_app=True)
         if self._claim is not None:
             self._identify(self._claim)
@@ -61,11 +63,11 @@ class AppSocket:
             self._timer = asyncio.get_running_loop().call_later(self._init_timeout, self._late)
 
     def on_text(self, data: bytes) -> None:
-        connection = self._connection
-        if connection is None:
+        entry = self._entry
+        if entry is not None:
+            self._hub.app_text(entry, self.package, self._id, data)
             return
-        if self._entry is not None:
-            self._hub.feed(self._entry, self._entry.session.app_text, self.package, connection.id, data)
+        if self._connection is None:
             return
         try:
             incoming = decode(APP_TO_CLOUD, data)

@@ -19,29 +19,31 @@ if TYPE_CHECKING:
 class GlassesSocket:
     """Implements `cloud.connection.ConnectionHandler`."""
 
-    __slots__ = ("_connection", "_entry", "_hub", "identity")
+    __slots__ = ("_connection", "_entry", "_hub", "_id", "identity")
 
     def __init__(self, hub: Hub, identity: Identity) -> None:
         self._hub = hub
         self.identity = identity
         self._connection: Connection | None = None
+        self._id = 0
         self._entry: SessionEntry | None = None
 
     def on_open(self, connection: Connection) -> None:
         self._connection = connection
+        self._id = connection.id
         self._hub.watch(connection, CLOUD_GLASSES, is_app=False)
         self._entry = self._hub.glasses_opened(connection, self.identity)
 
     def on_text(self, data: bytes) -> None:
-        entry, connection = self._entry, self._connection
-        if entry is not None and connection is not None:
+        entry = self._entry
+        if entry is not None:
             if data.startswith(b'{"type":"ping"'):
-                self._hub.peer_asked(connection.id)
-            self._hub.glasses_text(entry, connection.id, data)
+                self._hub.peer_asked(self._id)
+            self._hub.glasses_text(entry, self._id, data)
 
     def on_binary(self, data: bytes) -> None:
-        if self._entry is not None and self._connection is not None:
-            self._hub.glasses_audio(self._entry, self._connection.id, data)
+        if self._entry is not None:
+            self._hub.glasses_audio(self._entry, self._id, data)
 
     def on_pong(self, payload: bytes) -> None:
         """Any inbound byte is life; the connection has noted it already."""

@@ -295,7 +295,12 @@ class LocalFabric:
 
     async def get(self, key: str) -> Rec | None:
         check_name(key)
-        return await self._engine.records.run(lambda connection: _get(connection, key))
+        return await self._run(lambda connection: _get(connection, key))
+
+    async def _run(self, work: _Work) -> Rec | None:
+        if self._closed:
+            raise Unavailable("the fabric is closed")
+        return await self._engine.records.run(work)
 
     async def put(
         self, key: str, value: bytes | None, *, rev: int | None = None, fence: tuple[str, int] | None = None
@@ -303,7 +308,7 @@ class LocalFabric:
         check_name(key)
         check_size(value)
         check_condition(key, rev, fence)
-        written = await self._engine.records.run(lambda connection: _put(connection, key, value, rev, fence))
+        written = await self._run(lambda connection: _put(connection, key, value, rev, fence))
         assert written is not None
         self._stats.puts += 1
         return written.rev

@@ -64,15 +64,37 @@ def settings_from_status(status: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+#: Entries that structure the settings page and hold no value.
+_NO_VALUE: Final = frozenset({"group", "titleValue", "title_value"})
+
+
 def app_settings(schema: Iterable[Mapping[str, Any]], values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The list that an app receives: every keyed entry of the schema with its stored value or its default."""
+    """What an app reads, in its acknowledgement, in a push and over REST alike (PER-01): every keyed entry of the schema
+    with its stored value or its default. A value whose key the schema no longer has is kept: it may come back."""
     found: list[dict[str, Any]] = []
     known: set[str] = set()
     for entry in schema:
-        key = entry.get("key")
-        if entry.get("type") in ("group", "titleValue") or not isinstance(key, str) or not key:
-            continue
-        known.add(key)
-        found.append({**entry, "value": values.get(key, entry.get("defaultValue"))})
+        key = _key_of(entry)
+        if key is not None:
+            known.add(key)
+            found.append({**entry, "value": _value_of(entry, key, values)})
     found += [{"key": key, "value": value} for key, value in values.items() if key not in known]
     return found
+
+
+def settings_page(schema: Iterable[Mapping[str, Any]], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a phone draws: the whole schema, each entry with a value told what is `selected` (wire spec 4.3)."""
+    page: list[dict[str, Any]] = []
+    for entry in schema:
+        key = _key_of(entry)
+        page.append(dict(entry) if key is None else {**entry, "selected": _value_of(entry, key, values)})
+    return page
+
+
+def _key_of(entry: Mapping[str, Any]) -> str | None:
+    key = entry.get("key")
+    return key if isinstance(key, str) and key and entry.get("type") not in _NO_VALUE else None
+
+
+def _value_of(entry: Mapping[str, Any], key: str, values: Mapping[str, Any]) -> Any:
+    return values.get(key, entry.get("defaultValue", entry.get("value")))

@@ -15,8 +15,8 @@ from typing import Any, Final
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from cloud import app_settings
 from cloud.auth import hash_api_key, new_api_key, normal_user_id
+from cloud.core.settings import settings_page
 from cloud.http.accounts import forget_account
 from cloud.http.manifest import for_admin, parse_manifest
 from cloud.http.ports import AppOutcome
@@ -212,7 +212,7 @@ async def app_settings_of(call: Call) -> Response:
     """A user's settings of an app: the schema, each entry with the value `selected`."""
     record, user_id = await _record(call), _user(call.path("user"))
     values = await call.services.store.get_app_settings(user_id, record.package_name)
-    return JSON({"settings": app_settings.for_phone(record.settings, values)})
+    return JSON({"settings": settings_page(record.settings, values)})
 
 
 async def put_app_settings_of(call: Call) -> Response:
@@ -226,7 +226,7 @@ async def put_app_settings_of(call: Call) -> Response:
         )
     values = await call.services.store.put_app_settings(user_id, record.package_name, changes)
     call.services.hub.push_app_settings(user_id, record.package_name)
-    return JSON({"settings": app_settings.for_phone(record.settings, values)})
+    return JSON({"settings": settings_page(record.settings, values)})
 
 
 async def registrations(call: Call) -> Response:

@@ -18,8 +18,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.responses import FileResponse, Response
 
-from cloud import app_settings
 from cloud.auth import AuthError, hash_with_api_key
+from cloud.core.settings import app_settings, settings_page
 from cloud.http.accounts import forget_account, forget_photo, photo_dir
 from cloud.http.manifest import for_2025_phone, for_2026_phone
 from cloud.http.ports import AppOutcome, AppView
@@ -244,7 +244,7 @@ async def get_app_settings(call: Call) -> Response:
             "uninstallable": record.uninstallable,
             "webviewURL": record.webview_url,
             "version": record.version,
-            "settings": app_settings.for_phone(record.settings, values),
+            "settings": settings_page(record.settings, values),
             "permissions": [
                 {"type": entry.type, "description": entry.description} for entry in record.permissions
             ],
@@ -268,7 +268,7 @@ async def put_app_settings(call: Call) -> Response:
     running = _views(call).get(record.package_name)
     tell = None
     if running is not None and running.running:
-        merged = app_settings.for_app(record.settings, values)
+        merged = app_settings(record.settings, values)
         payload = settings_body(
             call.user_id, [{"key": entry["key"], "value": entry["value"]} for entry in merged]
         )

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from starlette.responses import Response, StreamingResponse
 
-from cloud import app_settings
 from cloud.auth import normal_user_id
+from cloud.core.settings import app_settings
 from cloud.http.manifest import permissions_json
 from cloud.http.routing import JSON, Auth, Call, Refusal, RouteSpec, Shape, limit, now_text, user_in_body
 from cloud.speech.tts import TEXT_MAX, SynthesisError
@@ -47,7 +47,7 @@ async def my_settings(call: Call) -> Response:
     if call.path("package") != record.package_name:
         raise Refusal(404, "App not found")
     values = await call.services.store.get_app_settings(call.user_id, record.package_name)
-    entries = app_settings.for_app(record.settings, values)
+    entries = app_settings(record.settings, values)
     return JSON({"success": True, "settings": entries})
 
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from starlette.applications import Starlette
+
+from cloud.core.settings import app_settingsfrom starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -39,14 +40,12 @@ async def test_settings_are_read_with_the_session_id_as_bearer(tmp_path: Path) -
         await world.store.put_app_settings(ANNA, APP, {"lang": "fr", "old": 1})
         for prefix in ("appsettings", "tpasettings"):
             answer = await world.get(f"/{prefix}/user/{APP}", {"Authorization": f"Bearer {session}"})
+            record = await world.store.get_app(APP)
+            assert record is not None
             assert answer.json() == {
                 "success": True,
-                "settings": [
-                    {"key": "lang", "value": "fr", "type": "select", "label": "Language"},
-                    {"key": "size", "value": 3, "type": "slider", "label": "Size"},
-                    {"key": "old", "value": 1},
-                ],
-            }
+                "settings": app_settings(record.settings, {"lang": "fr", "old": 1}),
+            }, "the same list as in the acknowledgement"
         other = await world.get(f"/appsettings/user/{OTHER}", {"Authorization": f"Bearer {session}"})
         assert (other.status_code, other.json()) == (404, {"error": "App not found"})
         guessed = await world.get(f"/appsettings/user/{APP}", {"Authorization": f"Bearer {BEN}-{APP}"})

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
-from cloud.core.settings import app_settingsfrom starlette.applications import Starlette
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cloud.auth import hash_api_key
+from cloud.core.settings import app_settings
 from cloud.http.ports import AppView
 from cloud.listener import Listener, Reject
 from tests.cloud.http_world import ANNA, APP, BEN, KEY, OTHER, OTHER_KEY, http_world, record

@@ -62,12 +62,9 @@ class ClockOffset:
         return self._ask_at
 
     def asked(self, now: float) -> None:
-        """A ping left, for whatever reason."""
+        """A ping left, for whatever reason. Its answer brings the next; without one there is no hurry."""
         self._unanswered += 1
-        if self._unanswered > UNANSWERED_MAX:
-            self._ask_at = None
-            return
-        self._ask_at = now + (FIRST_INTERVAL if self.counted < FIRST_SAMPLES else INTERVAL)
+        self._ask_at = None if self._unanswered > UNANSWERED_MAX else now + INTERVAL
 
     def answered(self, sent: float, peer: float, now: float) -> None:
         """A ping that left at `sent` (our clock) was answered at `peer` (theirs). Impossible times are ignored."""
@@ -85,8 +82,7 @@ class ClockOffset:
         self._samples.append(sample)
         self._unanswered = 0
         self.counted += 1
-        if self._ask_at is None:
-            self._ask_at = now + INTERVAL
+        self._ask_at = now + (FIRST_INTERVAL if self.counted < FIRST_SAMPLES else INTERVAL)
 
     def estimate(self, now: float) -> Estimate | None:
         """What is believed now; None before the first answer."""

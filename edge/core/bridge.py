@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from edge.core.arm import Connect, Disconnect, Write
@@ -41,7 +42,7 @@ from wire.layouts import (
     TextWall,
     parse_layout,
 )
-from wire.messages.base import Message
+from wire.messages.base import Message, Timestamp
 from wire.messages.cloud_to_glasses import (
     AudioPlayRequest,
     DisplayEvent,
@@ -94,6 +95,8 @@ class BridgeTiming:
     waiting_max: int = 64
     #: Measurements kept for the status page.
     samples_max: int = 256
+    #: A display older than this was kept somewhere, its age says nothing of the way; silence is noticed within 10 s.
+    downlink_max: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ class _View:
     display_id: str | None
     received: float
     expires: float | None  # only counts while the cloud is away; otherwise the cloud ends its displays
+    downlink: float | None = None  # seconds on its way from the cloud, where both clocks are known
 
 
 @dataclass(slots=True)
@@ -149,6 +153,7 @@ class Bridge:
         )  # received from the cloud -> last answer
         self.last_display: float | None = None  # when the lens last took something
         self.mic_asked_by_cloud = False
+        self.cloud_clock: float | None = None  # the cloud's epoch seconds minus our monotonic seconds
         self._wall_offset = 0.0  # epoch seconds minus monotonic seconds
         self._views: dict[str, _View] = {}
         self._notice_shown = False
@@ -275,8 +280,8 @@ class Bridge:
         out: list[BridgeEffect] = []
         for effect in effects:
             match effect:
-                case Happened(arm, event):
-                    out += self._happened(arm, event, now)
+                case Happened(arm, event, at):
+                    out += self._happened(arm, event, now, now if at is None else at)
                 case Changed(state):
                     out += self._changed(state, now)
                 case DisplayDone():
@@ -356,7 +361,7 @@ class Bridge:
         except ProtocolError as error:
             return self._result(message.display_id, "failed", error.message, now)
         expires = now + message.duration_ms / 1000 if message.duration_ms else None
-        view = _View(layout, message.display_id, now, expires)
+        view = _View(layout, message.display_id, now, expires, self._on_its_way(message.timestamp, now))
         replaced = self._views.get(message.view)
         self._views[message.view] = view
         effects: list[BridgeEffect] = []
@@ -371,6 +376,20 @@ class Bridge:
                 view.display_id = None
             effects += self._show(now)
         return effects
+
+    def _on_its_way(self, sent: Timestamp, now: float) -> float | None:
+        """Seconds since the cloud wrote this date; None where its clock is unknown or the date is none."""
+        if self.cloud_clock is None or not isinstance(sent, str):
+            return None
+        try:
+            date = datetime.fromisoformat(sent)
+        except ValueError:
+            return None
+        age = now + self.cloud_clock - date.timestamp()
+        # Dates are whole milliseconds and the offset is known to half a round trip, so a quick way may look negative.
+        # What was kept through an outage was not on its way; a date without a zone is a stranger's.
+        believable = date.tzinfo is not None and -1.0 <= age <= self.timing.downlink_max
+        return max(0.0, age) if believable else None
 
     def _visible(self) -> str:
         dashboard = self._views.get("dashboard")
@@ -432,7 +451,13 @@ class Bridge:
                 self.display_ms.append((done.ended - view.received) * 1000)
                 began = done.began if done.began is not None else done.ended
                 effects += self._result(
-                    view.display_id, "shown", None, now, began - view.received, done.ended - began
+                    view.display_id,
+                    "shown",
+                    None,
+                    now,
+                    view.downlink,
+                    began - view.received,
+                    done.ended - began,
                 )
             else:
                 effects += self._result(view.display_id, "failed", done.reason or done.outcome.value, now)
@@ -445,6 +470,7 @@ class Bridge:
         outcome: str,
         reason: str | None,
         now: float,
+        downlink: float | None = None,
         edge: float | None = None,
         ble: float | None = None,
     ) -> list[BridgeEffect]:
@@ -456,26 +482,28 @@ class Bridge:
                 "displayId": display_id,
                 "outcome": outcome,
                 "reason": reason[:256] if reason else None,
-                "edgeMs": None if edge is None else max(0.0, round(edge * 1000, 2)),
-                "bleMs": None if ble is None else max(0.0, round(ble * 1000, 2)),
+                "downlinkMs": _milliseconds(downlink),
+                "edgeMs": _milliseconds(edge),
+                "bleMs": _milliseconds(ble),
             }
         )
         return [self._post(message, now)]
 
     # ---------------------------------------------------------------------------------------------------- events
 
-    def _happened(self, arm: profile.Arm, event: profile.Event, now: float) -> list[BridgeEffect]:
+    def _happened(self, arm: profile.Arm, event: profile.Event, now: float, at: float) -> list[BridgeEffect]:
+        """`at` is when it happened, for what was held."""
         model = self.glasses.profile.model
         match event:
             case profile.Touch(gesture):
-                touched = self._post(TouchEvent(device_model=model, gesture_name=gesture.value), now)
+                touched = self._post(TouchEvent(device_model=model, gesture_name=gesture.value), at)
                 taps = (profile.Gesture.SINGLE_TAP, profile.Gesture.LONG_PRESS)
                 if self.glasses.profile.taps_are_buttons and gesture in taps:
                     press = _press(gesture is profile.Gesture.LONG_PRESS)
-                    return [touched, self._post(ButtonPress(button_id=arm.value, press_type=press), now)]
+                    return [touched, self._post(ButtonPress(button_id=arm.value, press_type=press), at)]
                 return [touched]
             case profile.Button(button_id, long):
-                return [self._post(ButtonPress(button_id=button_id, press_type=_press(long)), now)]
+                return [self._post(ButtonPress(button_id=button_id, press_type=_press(long)), at)]
             case profile.Head(up):
                 moved = self._post(HeadPosition(position="up" if up else "down"), now)
                 dashboard = self._views.get("dashboard")
@@ -646,6 +674,10 @@ class Bridge:
         """A message with the wall time of what it reports; milliseconds, as phones send them."""
         message.timestamp = round((now + self._wall_offset) * 1000)
         return Post(message)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else max(0.0, round(seconds * 1000, 2))
 
 
 def _press(long: bool) -> str:

@@ -132,6 +132,7 @@ class Node:
         self.counters = {"bad_frames": 0, "audio_frames": 0, "audio_stale": 0, "audio_offline": 0, "wakes": 0}
         self.audio_ms: deque[float] = deque(maxlen=timing.samples_max)  # notification -> uplink frame
         self.rtt_ms: float | None = None
+        self._audio_told = 0  # audio frames at the last ping that spoke of them
         self._acks = 0  # connection_acks on the current connection
         self._clock_at: float | None = None
         self._clock: tuple[float, float] | None = None
@@ -287,16 +288,34 @@ class Node:
                     out.append(effect)
                 case Greet(conn_id):
                     self._acks = 0
+                    self.bridge.cloud_clock = None
                     out += self._link(self.link.connected(conn_id, now), now)
                 case Probe():
-                    ping = Ping(sent_ms=round(now * 1000, 3))
-                    out += self._link(self.link.send(codec.encode(ping), Delivery.LOSSY, now=now), now)
+                    ping = codec.encode(self._ping(now))
+                    out += self._link(self.link.send(ping, Delivery.LOSSY, now=now), now)
                 case Online():
                     out.append(Notice(Note.UPLINK_READY, "cloud", ""))
                     out += self._bridge(self.bridge.acknowledged(now), now)
                 case Offline(reason, lasting, was_online):
                     out += self._offline(reason, lasting, was_online, now)
         return out
+
+    def _ping(self, now: float) -> Ping:
+        """A question, and with it what only this end can measure: the offset of the clocks, the age of sound."""
+        ping = Ping(sent_ms=round(now * 1000, 3))
+        clock = self.uplink.clock(now)
+        if clock is not None and self._clock is not None:
+            wall_offset = self._clock[0]
+            ping.clock_ms = round((now + wall_offset) * 1000, 3)
+            ping.offset_ms = round((clock.offset - wall_offset) * 1000, 3)
+            ping.error_ms = round(clock.error * 1000, 3)
+            ping.rtt_ms = round(clock.rtt * 1000, 3)
+        fresh = self.counters["audio_frames"] - self._audio_told
+        if fresh and self.audio_ms:
+            self._audio_told += fresh
+            newest = sorted(list(self.audio_ms)[-fresh:])
+            ping.audio_ms = round(newest[len(newest) // 2], 3)
+        return ping
 
     def _offline(self, reason: str, lasting: bool, was_online: bool, now: float) -> list[NodeEffect]:
         current = self.link.connection_id
@@ -356,10 +375,15 @@ class Node:
             case PingToGlasses(sent_ms=sent_ms):
                 pong = Pong(sent_ms=sent_ms)
                 return self._link(self.link.send(codec.encode(pong), Delivery.LOSSY, now=now), now)
-            case PongToGlasses(sent_ms=sent_ms):
-                if sent_ms is not None and 0 <= now * 1000 - sent_ms < 60_000:
-                    self.rtt_ms = now * 1000 - sent_ms
-                return []
+            case PongToGlasses(sent_ms=sent_ms, clock_ms=clock_ms):
+                if sent_ms is None or not 0 <= now * 1000 - sent_ms < 60_000:
+                    return []
+                self.rtt_ms = now * 1000 - sent_ms
+                clock = None if clock_ms is None else clock_ms / 1000
+                effects = self._uplink(self.uplink.ponged(conn_id, sent_ms / 1000, clock, now), now)
+                estimate = self.uplink.clock(now)
+                self.bridge.cloud_clock = None if estimate is None else estimate.offset
+                return effects
             case _:
                 return self._bridge(self.bridge.cloud_said(message, now), now)
 
@@ -376,6 +400,7 @@ class Node:
                 "for_s": round(now - self.uplink.since, 1),
                 "attempts": self.uplink.attempts,
                 "rtt_ms": round(self.rtt_ms, 1) if self.rtt_ms is not None else None,
+                **self._clock_status(now),
                 "link": self.link.state.value,
                 "backlog": self.link.backlog,
             },
@@ -397,6 +422,16 @@ class Node:
                 "events_discarded": self.link.counters.discarded,
                 "audio_dropped": self.counters["audio_offline"],
             },
+        }
+
+    def _clock_status(self, now: float) -> dict[str, float | None]:
+        """The cloud's clock minus this machine's, and the most that this can be wrong by."""
+        clock = self.uplink.clock(now)
+        if clock is None or self._clock is None:
+            return {"clock_offset_ms": None, "clock_error_ms": None}
+        return {
+            "clock_offset_ms": round((clock.offset - self._clock[0]) * 1000, 1),
+            "clock_error_ms": round(clock.error * 1000, 1),
         }
 
 

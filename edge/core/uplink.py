@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from wire.backoff import Backoff, BackoffPolicy
+from wire.clock_offset import ClockOffset, Estimate
 from wire.errors import TERMINAL_CLOSES, CloseCode, InvalidTransition
 from wire.liveness import EDGE, Dead, Liveness, LivenessEffect, LivenessPolicy
 
@@ -129,6 +130,9 @@ class Uplink:
         self._restarting_until = float("-inf")  # the cloud said that it restarts
         self._stray_until = float("-inf")  # an attempt of our own may still arrive there
         self._liveness: Liveness | None = None  # of the current connection
+        self._clock: ClockOffset | None = (
+            None  # of the current connection: the next may end at another machine
+        )
 
     # ---------------------------------------------------------------------------------------------------- inputs
 
@@ -203,8 +207,19 @@ class Uplink:
         if self._stale(conn_id, _U.GREETING):
             return []
         self.reason = ""
+        self._clock = ClockOffset(now)
         self._move(_U.ONLINE, now)
         return [Online(conn_id)]
+
+    def ponged(self, conn_id: int, sent: float, clock: float | None, now: float) -> list[UplinkEffect]:
+        """A ping that left at `sent` was answered; `clock` is the cloud's, in Unix seconds, if it said so."""
+        if not self._stale(conn_id, _U.GREETING, _U.ONLINE) and self._clock is not None and clock is not None:
+            self._clock.answered(sent, clock, now)
+        return []
+
+    def clock(self, now: float) -> Estimate | None:
+        """The cloud's Unix clock minus `now`; None while it is not known on this connection."""
+        return None if self._clock is None else self._clock.estimate(now)
 
     def heard(self, conn_id: int, now: float) -> bool:
         """A frame came in. False if it belongs to a connection that no longer counts."""
@@ -237,7 +252,8 @@ class Uplink:
             case _U.BACKOFF:
                 return self._wait_until
             case _U.ONLINE:
-                return None if self._liveness is None else self._liveness.deadline
+                times = (each.deadline for each in (self._liveness, self._clock) if each is not None)
+                return min((at for at in times if at is not None), default=None)
             case _:
                 return None
 
@@ -255,7 +271,9 @@ class Uplink:
                 return [*self._end(1000, "timeout"), *self._fall("the cloud did not acknowledge", now)]
             case _:
                 assert self._liveness is not None
-                return self._alive(self._liveness.handle_deadline(now), now)
+                effects = self._alive(self._liveness.handle_deadline(now), now)
+                due = self._clock.deadline if self._clock is not None else None
+                return effects or ([self._probe(now)] if due is not None and now >= due else [])
 
     # --------------------------------------------------------------------------------------------------- insides
 
@@ -263,7 +281,12 @@ class Uplink:
         """A question and a sign of life are the same to the cloud: one ping."""
         if any(isinstance(effect, Dead) for effect in effects):
             return [*self._end(1001, "silent"), *self._fall("the cloud fell silent", now)]
-        return [Probe(self.conn_id)] if effects else []
+        return [self._probe(now)] if effects else []
+
+    def _probe(self, now: float) -> Probe:
+        if self._clock is not None:
+            self._clock.asked(now)
+        return Probe(self.conn_id)
 
     def _stale(self, conn_id: int, *states: UplinkState) -> bool:
         if conn_id == self.conn_id and self.state in states:
@@ -275,6 +298,7 @@ class Uplink:
         self.conn_id += 1
         self.attempts += 1
         self._wait_until = None
+        self._clock = None
         self._move(_U.DIALING, now)
         return [Dial(self.conn_id)]
 

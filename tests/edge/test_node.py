@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -377,3 +378,47 @@ def test_status_is_json_and_holds_no_text() -> None:
     status = world.node.status(world.now)
     assert status["display"]["received_to_lens_ms"]["n"] == 1
     assert status["glasses"]["arms"]["left"]["state"] == "ready"
+
+
+@pytest.mark.parametrize("skew", [-86_400.0, -0.3, 0.0, 45.0])
+def test_pings_and_display_results_tell_the_way_however_the_clocks_differ(skew: float) -> None:
+    world = World()
+    edge_wall = 1_700_000_000.0 - world.now  # as `World.start` sets it
+    world.cloud_clock = edge_wall + skew
+    world.start()
+    world.run(5)
+    ping = world.said("ping")[-1]
+    assert ping["offsetMs"] == pytest.approx(skew * 1000, abs=ping["errorMs"] + 1)
+    assert ping["errorMs"] <= 11  # half of 20 ms and a little drift
+    assert ping["clockMs"] == pytest.approx((ping["sentMs"] / 1000 + edge_wall) * 1000, abs=0.01)
+    sent = datetime.fromtimestamp(world.now - 0.04 + world.cloud_clock, UTC)  # on its way for 40 ms
+    world.show("Hello", displayId="d1", timestamp=sent.isoformat())
+    world.run(1)
+    (result,) = world.said("glassbridge_display_result")
+    assert result["downlinkMs"] == pytest.approx(40, abs=11)
+
+
+def test_the_way_is_not_told_where_the_cloud_has_no_clock_or_kept_the_display() -> None:
+    world = ready()
+    world.show("one", displayId="d1", timestamp="2026-01-01T00:00:00.000Z")
+    world.run(1)
+    world.cloud_clock = 0.0
+    world.run(20)
+    for number, date in enumerate(("2026-01-01T00:00:00.000Z", "never", "1970-01-01T00:00:00")):
+        world.show(f"{number}", displayId=f"e{number}", timestamp=date)
+        world.run(1)
+    results = world.said("glassbridge_display_result")
+    assert len(results) == 4
+    assert not any("downlinkMs" in result for result in results)
+
+
+def test_sound_s_age_rides_on_the_next_ping_once() -> None:
+    world = ready()
+    world.mic(True)
+    world.run(1)
+    for seq in range(5):
+        world.audio_packet(seq)
+    world.run(12)
+    told = [ping["audioMs"] for ping in world.said("ping") if "audioMs" in ping]
+    assert len(told) == 1
+    assert told[0] >= 0

@@ -26,11 +26,12 @@ def uplink(jitter: float = 0.5) -> Uplink:
 
 
 def online(u: Uplink, now: float = 0.0) -> int:
-    """Bring it up; returns the connection's id."""
+    """Bring it up; returns the connection's id. The first question, about the cloud's clock, has left."""
     u.start(now)
     u.opened(u.conn_id, now)
     u.acknowledged(u.conn_id, now)
     assert u.state is UplinkState.ONLINE
+    assert u.handle_deadline(now) == [Probe(u.conn_id)]
     return u.conn_id
 
 
@@ -220,7 +221,7 @@ def test_any_inbound_frame_is_life() -> None:
     for t in range(1, 100):
         assert u.heard(conn, t * 2.9)
         u.spoke(t * 2.9)
-        assert u.handle_deadline(t * 2.9) == []
+        assert kinds(u.handle_deadline(t * 2.9)) in ([], [Probe])  # now and then for the cloud's clock
     assert u.state is UplinkState.ONLINE
 
 
@@ -328,3 +329,43 @@ def test_random_walk_never_leaves_the_table_and_always_has_a_way_on(data: st.Dat
         assert u.state in UPLINK_TRANSITIONS
         if u.state not in (UplinkState.OFFLINE, UplinkState.STOPPED):
             assert u.deadline is not None, "it never waits for nothing"
+
+
+@pytest.mark.parametrize("skew", [-7200.0, 0.0, 31.5])
+def test_the_cloud_s_clock_is_known_after_the_first_answer(skew: float) -> None:
+    u = uplink()
+    conn = online(u)
+    assert u.clock(0.0) is None
+    u.heard(conn, 0.02)
+    u.ponged(conn, 0.0, 0.01 + skew, 0.02)
+    estimate = u.clock(0.02)
+    assert estimate is not None
+    assert estimate.offset == pytest.approx(skew)
+    assert estimate.error <= 0.011
+
+
+def test_the_clock_of_another_connection_is_not_believed() -> None:
+    u = uplink()
+    conn = online(u)
+    u.ponged(conn, 0.0, 100.0, 0.02)
+    u.closed(conn, 1006, "", 5.0)
+    u.handle_deadline(u.deadline or 0.0)
+    again = u.conn_id
+    u.opened(again, 10.0)
+    u.acknowledged(again, 10.0)
+    u.ponged(conn, 9.99, 100.0, 10.0)  # of the old one, late
+    assert u.clock(10.0) is None
+
+
+def test_a_cloud_without_a_clock_is_soon_left_alone() -> None:
+    u = uplink()
+    conn = online(u)
+    asked = []
+    for tenth in range(1, 3000):
+        now = tenth / 10
+        u.heard(conn, now)
+        u.spoke(now)
+        if u.handle_deadline(now):
+            asked.append(now)
+    assert len(asked) == 8
+    assert asked[-1] <= 81

@@ -115,6 +115,7 @@ class World:
         self.queue: list[tuple[float, int, Callable[[], Sequence[NodeEffect]]]] = []
         self._count = itertools.count()
         self.scanning = False
+        self.cloud_clock: float | None = None  # its Unix seconds minus `now`; None: it does not tell
         self.notices: list[Notice] = []
         self.remembered: list[Remember] = []
         self.sent: list[tuple[float, dict[str, Any]]] = []
@@ -295,7 +296,10 @@ class World:
         message = json.loads(data)
         self.sent.append((self.now, message))
         if message["type"] == "ping":
-            self.at(0.02, lambda: self.say_on(conn_id, {"type": "pong", "sentMs": message.get("sentMs")}))
+            pong = {"type": "pong", "sentMs": message.get("sentMs")}
+            if self.cloud_clock is not None:
+                pong["clockMs"] = (self.now + 0.01 + self.cloud_clock) * 1000  # half-way
+            self.at(0.02, lambda: self.say_on(conn_id, pong))
         if message["type"] == "connection_init":
             ack = dict(ACK)
             if self.link_extension:

@@ -78,16 +78,19 @@ def test_a_clock_that_is_set_is_believed_at_once() -> None:
 
 def test_the_first_samples_come_quickly_and_later_ones_only_when_nothing_else_asks() -> None:
     clock = ClockOffset(1.0)
-    assert clock.deadline == 1.0
     now = 1.0
     for number in range(1, FIRST_SAMPLES + 3):
-        exchange(clock, now, 0.001, 0.001, 0.0)
-        clock.asked(now)
-        expected = FIRST_INTERVAL if number < FIRST_SAMPLES else INTERVAL
-        assert clock.deadline == now + expected
-        now += expected
+        assert clock.deadline == now
+        back = exchange(clock, now, 0.001, 0.001, 0.0)
+        now = back + (FIRST_INTERVAL if number < FIRST_SAMPLES else INTERVAL)
     clock.asked(now - 1)  # liveness asked: that is a sample as well
     assert clock.deadline == now - 1 + INTERVAL
+
+
+def test_silence_is_not_asked_into_more_often() -> None:
+    clock = ClockOffset(0.0)
+    clock.asked(0.0)
+    assert clock.deadline == INTERVAL
 
 
 def test_a_peer_without_a_clock_is_left_alone() -> None:

@@ -57,7 +57,25 @@ class Ping(GlassesToCloud):
     delivery: ClassVar[Delivery] = Delivery.LOSSY
     about: ClassVar[str] = "Application-level liveness; answered by pong at once."
     type: Literal["ping"] = "ping"
-    sent_ms: float | None = Field(None, description="link extension: sender's clock, echoed in pong")
+    sent_ms: float | None = Field(default=None, description="link extension: sender's clock, echoed in pong")
+    clock_ms: float | None = Field(
+        default=None, description="link extension: the edge's wall clock as this leaves"
+    )
+    offset_ms: float | None = Field(
+        default=None,
+        description="link extension: the cloud's clock minus the edge's wall clock, as the edge has measured it",
+    )
+    error_ms: float | None = Field(
+        default=None, ge=0, description="link extension: the most by which offsetMs is wrong"
+    )
+    rtt_ms: float | None = Field(
+        default=None, ge=0, description="link extension: the round trip behind offsetMs"
+    )
+    audio_ms: float | None = Field(
+        default=None,
+        ge=0,
+        description="link extension: median from sound's notification until its frame left, lately",
+    )
 
 
 class Pong(GlassesToCloud):
@@ -425,6 +443,9 @@ class DisplayResult(GlassesToCloud):
     display_id: Id
     outcome: Literal["shown", "replaced", "failed"]
     reason: str | None = Field(None, max_length=256)
+    downlink_ms: float | None = Field(
+        None, ge=0, description="sent by the cloud until received here, by the offset of the two clocks"
+    )
     edge_ms: float | None = Field(
         None, ge=0, description="received from the cloud until the first packet left"
     )

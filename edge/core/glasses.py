@@ -8,6 +8,7 @@ the arm that was lost is connected again. The microphone is on when sound arrive
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -105,6 +106,11 @@ class GlassesTiming:
     #: Equal events from both arms inside this time are one (sources debounce 200 to 500 ms).
     same: float = 0.3
     requests_max: int = 16
+    #: A press of glasses that are connected and still being greeted waits for that: apps hear of glasses first, and what
+    #: they answer with a photo needs them. Older than this is yesterday's news (failure catalogue EDG-03). A model whose
+    #: computer boots meanwhile is asked every 2.5 s.
+    early: float = 5.0
+    early_max: int = 8  # nobody presses more often in that time and means each
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +151,11 @@ class Remember:
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """Something the wearer or the device did."""
+    """Something the wearer or the device did. `at`: when, if it was held until its arm was ready."""
 
     arm: Arm
     event: Event
+    at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +317,7 @@ class Glasses:
         self.simulated = False
         self.display_version = 0
         self.counters = {"audio_packets": 0, "audio_lost": 0, "audio_unwanted": 0, "unknown": 0, "notices": 0}
+        self.counters |= {"early_events": 0, "early_lost": 0}
         self._running = False
         self._scanning = False
         self._slots: dict[type, _Slot] = {}
@@ -330,6 +338,7 @@ class Glasses:
         self._page = 0
         self._page_at: float | None = None
         self._recent: dict[Event, tuple[Arm, float]] = {}
+        self._early: deque[Happened] = deque()
 
     # ----------------------------------------------------------------------------------------- inputs: the wearer
 
@@ -463,6 +472,7 @@ class Glasses:
         times = [arm.deadline for arm in self.arms.values()]
         times += [self._mic_check, self._mic_beat, self._battery_at, self._page_at, self.driver.deadline]
         times += [self._choice_at(), self._turn_at()]
+        times += [held.at + self.timing.early for held in self._early if held.at is not None]
         times += [
             slot.retry_at[arm]
             for slot in self._slots.values()
@@ -645,6 +655,8 @@ class Glasses:
         effects += self._choose(now)
         effects += self._connect(now)
         effects += self._refresh_state()
+        if self._early:
+            effects += self._release(now)
         # Slots are few; the order of insertion puts the microphone (privacy) first.
         for kind in list(self._slots):
             effects += self._reconcile(kind, self._slots[kind], now)
@@ -952,6 +964,8 @@ class Glasses:
                 pass
         if isinstance(event, (Touch, Button)):
             self.place.pop(arm, None)  # a hand on them: not in the closed case, whatever was said last
+            if not self._up(self.arms[arm]):
+                return self._hold(Happened(arm, event, now))
         elif isinstance(event, (Wear, Silent, Charging, CaseBattery, CaseCharging)):
             recent = self._recent.get(event)
             self._recent[event] = (arm, now)
@@ -960,6 +974,33 @@ class Glasses:
             if len(self._recent) > 64:  # values of batteries make new keys; old ones are of no use
                 self._recent = {key: at for key, at in self._recent.items() if now - at[1] < 1.0}
         return [Happened(arm, event)]
+
+    def _hold(self, happened: Happened) -> list[GlassesEffect]:
+        """Keep a press until its arm has been greeted; with too many, the oldest goes."""
+        self.counters["early_events"] += 1
+        if len(self._early) >= self.timing.early_max:
+            self._early.popleft()
+            self.counters["early_lost"] += 1
+        self._early.append(happened)
+        return []
+
+    def _release(self, now: float) -> list[GlassesEffect]:
+        """Pass on what was held for arms that are ready now; what is too old, or whose link has gone, is counted."""
+        out: list[GlassesEffect] = []
+        for _ in range(len(self._early)):
+            held = self._early.popleft()
+            link = self.arms[held.arm]
+            assert held.at is not None
+            if link.state is ArmState.DISCOVERING and now < held.at + self.timing.early:
+                self._early.append(held)
+            elif self._up(link) and now < held.at + self.timing.early:
+                out.append(held)
+            else:
+                self.counters["early_lost"] += 1
+                out.append(
+                    self._notice(Note.WARNING, held.arm, "a press before the glasses were ready was lost")
+                )
+        return out
 
     def _ask_battery(self, now: float) -> list[GlassesEffect]:
         self._battery_at = None

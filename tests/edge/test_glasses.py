@@ -10,10 +10,11 @@ import random
 import pytest
 from PIL import Image
 
-from edge.core.glasses import Note, Target
+from edge.core.glasses import GlassesState, Note, Target
 from edge.core.writer import Outcome
 from edge.profiles.base import Advert, Arm, Brightness, Microphone, Picture, Show, TextWall
 from tests.edge.world import World
+from tests.support.air import Air
 from wire.errors import GlassesFault
 
 L, R = Arm.LEFT, Arm.RIGHT
@@ -506,3 +507,58 @@ def test_two_hundred_failing_attempts_leave_nothing_behind() -> None:
         fake.connect_fault = None
     world.run(40)
     assert world.node.glasses.state.value == "ready"
+
+
+# ---------------------------------------------------------------------------------- presses before they are greeted
+
+
+def booted_but_not_greeted() -> Air:
+    """A Mentra Live whose computer has booted; the edge asks every 2.5 s whether it has."""
+    air = Air("live").start()
+    air.until(lambda: air.firmware.snapshot()["android"] == "ready")
+    assert air.node.glasses.state is GlassesState.ABSENT
+    return air
+
+
+@pytest.mark.failure("CON-03")
+def test_a_press_while_the_glasses_are_greeted_waits_and_comes_after_them_with_its_own_time() -> None:
+    air = booted_but_not_greeted()
+    pressed = air.now
+    air.user("press")
+    air.run(0.1)
+    assert not air.told("button_press")
+    assert air.until(lambda: air.told("button_press"), 5.0) > 0.1
+    order = [
+        message for _, message in air.said if message["type"] in ("glasses_connection_state", "button_press")
+    ]
+    assert [m.get("status", "pressed") for m in order][-2:] == ["CONNECTED", "pressed"]
+    assert order[-1]["timestamp"] == pytest.approx((pressed + 1_700_000_000.0 - 100.0) * 1000, abs=100)
+    air.run(10.0)
+    assert len(air.told("button_press")) == 1
+    assert air.node.glasses.counters["early_lost"] == 0
+
+
+def test_more_presses_than_anybody_means_keep_the_newest_and_the_rest_is_counted() -> None:
+    air = booted_but_not_greeted()
+    for _ in range(10):
+        air.user("press")
+        air.run(0.01)
+    air.until(lambda: air.told("button_press"), 5.0)
+    air.run(5.0)
+    assert len(air.told("button_press")) == 8
+    assert air.node.glasses.counters["early_events"] == 10
+    assert air.node.glasses.counters["early_lost"] == 2
+
+
+@pytest.mark.failure("EDG-03")
+def test_a_press_that_nobody_could_pass_on_in_time_is_told_as_lost_not_delivered_late() -> None:
+    air = booted_but_not_greeted()
+    air.black_hole_in = True  # what the edge says is not heard: it cannot greet them
+    air.user("press")
+    air.run(6.0)
+    air.black_hole_in = False
+    air.until_ready()
+    air.run(5.0)
+    assert not air.told("button_press")
+    assert air.node.glasses.status(air.now)["counters"]["early_lost"] == 1
+    assert any("press before" in notice.detail for notice in air.notices)

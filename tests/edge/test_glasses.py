@@ -13,6 +13,7 @@ from PIL import Image
 from edge.core.glasses import GlassesState, Note, Target
 from edge.core.writer import Outcome
 from edge.profiles.base import Advert, Arm, Brightness, Microphone, Picture, Show, TextWall
+from firmware_sim.firmware.base import Action
 from tests.edge.world import World
 from tests.support.air import Air
 from wire.errors import GlassesFault
@@ -524,7 +525,7 @@ def booted_but_not_greeted() -> Air:
 def test_a_press_while_the_glasses_are_greeted_waits_and_comes_after_them_with_its_own_time() -> None:
     air = booted_but_not_greeted()
     pressed = air.now
-    air.user("press")
+    air.user(Action.PRESS)
     air.run(0.1)
     assert not air.told("button_press")
     assert air.until(lambda: air.told("button_press"), 5.0) > 0.1
@@ -541,7 +542,7 @@ def test_a_press_while_the_glasses_are_greeted_waits_and_comes_after_them_with_i
 def test_more_presses_than_anybody_means_keep_the_newest_and_the_rest_is_counted() -> None:
     air = booted_but_not_greeted()
     for _ in range(10):
-        air.user("press")
+        air.user(Action.PRESS)
         air.run(0.01)
     air.until(lambda: air.told("button_press"), 5.0)
     air.run(5.0)
@@ -554,7 +555,7 @@ def test_more_presses_than_anybody_means_keep_the_newest_and_the_rest_is_counted
 def test_a_press_that_nobody_could_pass_on_in_time_is_told_as_lost_not_delivered_late() -> None:
     air = booted_but_not_greeted()
     air.black_hole_in = True  # what the edge says is not heard: it cannot greet them
-    air.user("press")
+    air.user(Action.PRESS)
     air.run(6.0)
     air.black_hole_in = False
     air.until_ready()

@@ -35,7 +35,7 @@ from cloud.core.rooms import Rooms, Send
 from cloud.core.session import AppInfo, Session, SessionState, SessionTiming, UserData
 from cloud.http.ports import AppOutcome, AppView, Presence, SessionView
 from cloud.metrics import Metrics
-from cloud.store.base import Store, StoreError
+from cloud.store.base import StorageLimit, Store, StoreError
 from cloud.store.records import AppRecord, Location, SessionRecord
 from cloud.webhooks import FormFile, WebhookClient, WebhookResult
 from wire.codec import load_object, message_type, validate
@@ -73,6 +73,11 @@ CALLER_PATIENCE: Final = 12.0
 #: Chunks of an app's own audio that wait for the phone to fetch them: half a minute of MP3 in 4 kB pieces.
 AUDIO_CHUNKS_MAX: Final = 256
 AUDIO_STREAMS_MAX: Final = 8  # per session
+#: A write that failed is tried again after these pauses, 2 minutes in all: a database that moves to another machine is back
+#: within one (PER-03). After that it is an outage, and what was asked for is lost with this process.
+SAVE_PAUSES: Final = (0.2, 1.0, 3.0, *(10.0,) * 12)
+#: Writes that wait for the store at once, about 2 kB each; more would be a store that is away while thousands come.
+SAVES_MAX: Final = 20_000
 #: Reading a user from a failing store is tried this often, with growing pauses (PER-03).
 LOAD_TRIES: Final = 20
 #: SDKs come back by themselves 1 s and 3 s after our own restart (wire spec 3.12).
@@ -241,6 +246,8 @@ class Hub:
         #: Called each time the gauges were brought up to date, for those who keep samples of them.
         self.on_published: Callable[[], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._last_save: dict[str, asyncio.Task[None]] = {}
+        self._saves_waiting = 0
         self._draining = False
         self._connects = RateLimiter(CONNECT_RATE, CONNECT_BURST)
         self._sweeper: asyncio.TimerHandle | None = self._loop.call_later(SWEEP / SWEEP_PARTS, self._sweep)
@@ -370,10 +377,10 @@ class Hub:
                         if not waiter.done():
                             waiter.set_result(AppOutcome())
                 case fx.EndpointVerdict(url, ok):
-                    if ok:
-                        self._endpoints.succeeded(url, now)
-                    else:
+                    if not ok:
                         self._endpoints.failed(url, now)
+                    elif self._endpoints.succeeded(url, now):
+                        self.own(self._bring_back(self._waiting_for(url)))
                 case fx.Presence(package, session_id, present):
                     self._presence(entry, package, session_id, present)
                 case fx.ToOtherUsers(package, message):
@@ -465,7 +472,7 @@ class Hub:
         entry.posts.clear()
         if entry.speech is not None:
             speech, entry.speech = entry.speech, None
-            self._own(speech.close())
+            self.own(speech.close())
 
     def _history(self, entry: SessionEntry) -> None:
         session = entry.session
@@ -489,12 +496,13 @@ class Hub:
 
     def _spawn(self, entry: SessionEntry, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that belongs to a session; its failure is logged and counted, never lost (PRO-07)."""
-        task = self._own(work)
+        task = self.own(work)
         entry.tasks.add(task)
         task.add_done_callback(entry.tasks.discard)
         return task
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that ends with the hub; its failure is logged and counted."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -507,14 +515,33 @@ class Hub:
             log.error("a background task failed", exc_info=task.exception())
 
     def _save(self, entry: SessionEntry, what: str, write: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        task = self._own(self._write(what, write))
+        user_id = entry.session.user_id
+        if self._saves_waiting >= SAVES_MAX:
+            self._metrics.counter("store_failures_total").labels(operation=what).inc()
+            return
+        self._saves_waiting += 1
+        task = self._last_save[user_id] = self.own(self._write(what, write, self._last_save.get(user_id)))
         entry.saves.add(task)
-        task.add_done_callback(entry.saves.discard)
 
-    async def _write(self, what: str, write: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        for pause in (0.2, 1.0, 3.0, None):  # a store that fails for longer than that is an outage
+        def done(task: asyncio.Task[None]) -> None:
+            self._saves_waiting -= 1
+            entry.saves.discard(task)
+            if self._last_save.get(user_id) is task:
+                del self._last_save[user_id]
+
+        task.add_done_callback(done)
+
+    async def _write(
+        self, what: str, write: Callable[[], Coroutine[Any, Any, Any]], before: asyncio.Task[None] | None
+    ) -> None:
+        if before is not None:  # in order: what a user asked for last is what stays
+            await asyncio.wait((before,))
+        for pause in (*SAVE_PAUSES, None):
             try:
                 await write()
+                return
+            except StorageLimit as error:
+                log.warning("storage: %s was refused: %s", what, error)
                 return
             except StoreError:
                 self._metrics.counter("store_failures_total").labels(operation=what).inc()
@@ -1382,16 +1409,30 @@ class Hub:
 
     def app_server_restarted(self, package_name: str) -> int:
         """The app's server was found, registered itself or restarted: bring its sessions back now."""
-        recovered = 0
         record = self._store.apps.get(package_name)
-        if record is not None:
-            self._endpoints.seen(record.public_url.rstrip("/"))
-        for entry in list(self._sessions.values()):
-            life = entry.session.app(package_name)
-            if life is not None and life.state is AppState.ERROR and life.wanted:
-                recovered += 1
-                self.feed(entry, entry.session.app_server_seen, package_name)
-        return recovered
+        if record is None:
+            return 0
+        url = record.public_url.rstrip("/")
+        self._endpoints.seen(url)
+        waiting = [(entry, package) for entry, package in self._waiting_for(url) if package == package_name]
+        self.own(self._bring_back(waiting))
+        return len(waiting)
+
+    def _waiting_for(self, url: str) -> list[tuple[SessionEntry, str]]:
+        """Who waits for the next attempt at an app of this endpoint."""
+        packages = [app for app, record in self._store.apps.items() if record.public_url.rstrip("/") == url]
+        return [
+            (entry, package)
+            for entry in self._sessions.values()
+            for package in packages
+            if (life := entry.session.app(package)) is not None and life.awaits_its_server
+        ]
+
+    async def _bring_back(self, waiting: list[tuple[SessionEntry, str]]) -> None:
+        """One after the other at the pace of the endpoint, so that nobody is held back for a full queue."""
+        for entry, package in waiting:
+            self.feed(entry, entry.session.app_server_seen, package)
+            await asyncio.sleep(self._endpoints.pause)
 
     def close_app(self, package_name: str, reason: str) -> None:
         for entry in list(self._sessions.values()):

@@ -187,6 +187,7 @@ class Cloud:
                 "Choose another with --port, or stop the program that holds it.",
             ) from error
         self.services.port = self.port
+        self.store.on_change = self._records_changed
         self.loop_watch.start()
         return self
 
@@ -212,6 +213,27 @@ class Cloud:
         if self._given_store is None:
             await self.store.close()
             self._instance.release()
+
+    def _records_changed(self, kind: str, key: str) -> None:
+        """Another process changed what we share: what follows from it here. The store's own memory is fresh already."""
+        match kind:
+            case "app":
+                self.hub.apps_changed(None)
+            case "key":
+                self.hub.close_app(key, "API key changed")
+            case "token":
+                self.hub.own(self._reload_revoked())
+
+    async def _reload_revoked(self) -> None:
+        try:
+            revoked = await self.store.revoked_token_ids()
+        except StoreError:
+            return  # it has gone away again; everything is read anew when it is back
+        fresh = set(revoked) - self.verifier.revoked
+        self.verifier.revoked |= fresh
+        for user_id in self.hub.user_ids() if fresh else ():
+            for token_id in fresh:
+                self.hub.token_revoked(user_id, token_id)
 
     # ------------------------------------------------------------------------------------------------ upgrades
 

@@ -72,7 +72,13 @@ class Readiness:
             "drain": "draining" if services.hub.draining else "ok",
             "load": f"event loop {lag:.1f} s late" if lag > LAG_MAX else "ok",
         }
+        away = services.store.away
+        if away is not None:
+            # All nodes share it: taking each of them out of the balancer would end what still works without it.
+            checks["storage"] = "ok"
         ready = all(state == "ok" for state in checks.values())
+        if away is not None:
+            checks["storage"] = away
         return JSON({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
 
     @staticmethod

@@ -7,7 +7,7 @@ then lost. User ids are given lower-case.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from cloud.store.records import (
@@ -44,6 +44,14 @@ class Store(Protocol):
     @property
     def apps(self) -> Mapping[str, AppRecord]:
         """The app records as last seen by this process: for lookups that cannot wait."""
+
+    @property
+    def away(self) -> str | None:
+        """Why a store on another machine cannot be reached for the moment; None = it can, or is none of those."""
+
+    #: Called with (kind, key) after another process changed a record: ("app", package), ("key", package) where an API key
+    #: changed, ("token", token id). An empty key: any may have changed.
+    on_change: Callable[[str, str], None] | None
 
     async def check(self) -> None:
         """Prove that the store can be written now. Raises StoreError."""

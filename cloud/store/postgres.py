@@ -324,15 +324,22 @@ class PostgresStore(SqlStore):
 
     async def _refresh(self, kind: str, key: str) -> None:
         """Another process changed something: read it, then tell our own."""
+        news = [(one, key) for one in ((kind,) if kind else ("app", "token"))]
         if kind in ("app", ""):
+            keys = {package: record.hashed_api_key for package, record in self._apps.items()}
             if key:
                 await self.get_app(key)
             else:
                 await self.list_apps()
-        if self.on_change is not None:
-            for one in (kind,) if kind else ("app", "token"):
-                # In a turn of its own: what goes wrong there is not this task's end.
-                asyncio.get_running_loop().call_soon(self.on_change, one, key)
+            news += [
+                ("key", package)
+                for package, record in self._apps.items()
+                if keys.get(package, record.hashed_api_key) != record.hashed_api_key
+            ]
+        tell = self.on_change
+        if tell is not None:
+            for one in news:  # in a turn of its own: what goes wrong there is not this task's end
+                asyncio.get_running_loop().call_soon(tell, *one)
 
 
 # -------------------------------------------------------------------------------------------------- on one connection

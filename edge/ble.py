@@ -265,6 +265,7 @@ class BleakRadio:
         self._task: asyncio.Task[None] | None = None
         self._last_heard = 0.0
         self._fault: GlassesFault | None = None
+        self._quiet = False  # nothing heals this adapter's silence; until something is heard
         self._cache_cleared: dict[str, float] = {}
         self._held: set[str] = set()  # addresses of our own links
         self._services: set[str] = set()  # of the models that are looked for: what to ask the system for
@@ -279,7 +280,7 @@ class BleakRadio:
 
     @property
     def fault(self) -> GlassesFault | None:
-        return self._fault
+        return GlassesFault.ADAPTER_QUIET if self._fault is None and self._quiet else self._fault
 
     async def start(self) -> None:
         scanner = BleakScanner(self._heard, **self._backends.scanner)
@@ -451,10 +452,13 @@ class BleakRadio:
         self.scan_restarts += 1
         self.quiet_scans += 1
         logger.info("no advertisement from any device for %.0f s: scanning again", SCAN_QUIET)
-        if self.quiet_scans < 2 or not self._backends.native or sys.platform != "linux":
+        if self.quiet_scans < 2:
             return
-        if self._power_cycled is not None and now - self._power_cycled < POWER_CYCLE_PAUSE:
-            self._fault = GlassesFault.ADAPTER_DOWN
+        cannot = not self._backends.native or sys.platform != "linux"
+        if cannot or (self._power_cycled is not None and now - self._power_cycled < POWER_CYCLE_PAUSE):
+            if not self._quiet:
+                logger.warning("no device at all is heard: the adapter hangs, or nothing advertises here")
+            self._quiet = True
             return
         self._power_cycled = now
         logger.warning("still no advertisement: switching the Bluetooth adapter off and on")
@@ -467,6 +471,7 @@ class BleakRadio:
     def _heard(self, device: BLEDevice, data: AdvertisementData) -> None:
         self._last_heard = asyncio.get_running_loop().time()
         self.quiet_scans = 0
+        self._quiet = False
         self._saw(
             device,
             Advert(

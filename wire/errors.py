@@ -123,6 +123,7 @@ class GlassesFault(StrEnum):
     NOT_PAIRED = "not_paired"
     ADAPTER_DOWN = "adapter_down"
     ADAPTER_MISSING = "adapter_missing"
+    ADAPTER_QUIET = "adapter_quiet"  # scans and hears no device at all: it hangs, or nothing advertises here
     BUSY = "busy"
     PERMISSION = "permission"
     INCOMPATIBLE = "incompatible"  # a service or characteristic that the profile needs is not there

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edge.profiles.g1 import G1
 from tests.support.bluez import BluezProcess, bluez_process
 from tests.support.edge_process import Cloud, Edge, cloud, edge_process, spawn, until
 from tests.support.simulator import simulator_process
@@ -104,6 +105,23 @@ async def test_a_day_of_accidents_below_the_edge_ends_with_text_each_time(
         await recovered("after bluetoothd crashed")
         assert asyncio.get_running_loop().time() - began < 60, "15 s, and slack for a busy machine"
         assert (await edge.status())["restarts"] == 0
+
+
+@pytest.mark.failure("BLE-07")
+async def test_a_service_table_from_before_a_firmware_update_costs_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, monkeypatch) as w:
+        left = w.sim.ready["devices"][0]["arms"]["left"]["address"]
+        await w.bluez.do("hide", address=left, characteristic=G1.gatt.notify[0])
+        async with edge_process(tmp_path, **w.options) as edge:
+            began = asyncio.get_running_loop().time()
+            await edge.until_ready(seconds=60)
+            took = asyncio.get_running_loop().time() - began
+            await w.cloud.show("after the update")
+            await w.seen_by(edge).until_shown("after the update")
+            assert (await edge.arm("left"))["state"] == "ready"
+            assert took < 40, "20 s, and slack for a busy machine"
 
 
 @pytest.mark.failure("BLE-08")

@@ -17,6 +17,7 @@ from firmware_sim.fake_bluez.daemon import Bluetoothd
 from firmware_sim.firmware.g1 import FROM_GLASSES, LEFT, TO_GLASSES
 from tests.ble.conftest import HEARTBEAT, Bench, bench_on
 from tests.support.waiting import until
+from wire.errors import GlassesFault
 
 pytestmark = pytest.mark.lane("bluez")
 
@@ -121,5 +122,7 @@ async def test_an_adapter_that_hears_nothing_is_switched_off_and_on(
     bluez.radio.watch(bluez.hear)
     await until(lambda: bluez.radio.scan_restarts >= 2, "scanned anew", 10)
     await until(lambda: bluez.radio._power_cycled is not None, "power cycled", 10)
+    await until(lambda: bluez.radio.fault is GlassesFault.ADAPTER_QUIET, "the fault is shown", 10)
     adapter.mute = False
     await until(lambda: bluez.seen, "heard again", 10)
+    assert bluez.radio.fault is None

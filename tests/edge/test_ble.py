@@ -233,6 +233,31 @@ async def test_a_missing_characteristic_is_an_explicit_fault(request: pytest.Fix
         assert not error.retryable
 
 
+@pytest.mark.failure("BLE-07")
+async def test_a_stale_service_table_is_given_up_at_most_once_in_five_minutes(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared: list[str] = []
+
+    async def clear_cache(address: str) -> bool:
+        cleared.append(address)
+        return True
+
+    # This library reads BlueZ's files over D-Bus; with a scripted stack there is none (tests/ble has the real thing).
+    monkeypatch.setattr("bleak_retry_connector.clear_cache", clear_cache)
+    monkeypatch.setattr("sys.platform", "linux")
+    async with rig(request) as r:
+        r.radio._backends.native = True
+        r.script.characteristics = [UART.write]
+        for _ in range(3):
+            await fails(r, GlassesFault.INCOMPATIBLE)
+        assert cleared == ["AA"]
+        r.radio._cache_cleared["AA"] -= 301.0
+        await fails(r, GlassesFault.INCOMPATIBLE)
+        assert cleared == ["AA", "AA"]
+        r.radio._backends.native = False
+
+
 async def test_an_address_that_was_never_seen_is_not_found(request: pytest.FixtureRequest) -> None:
     async with rig(request) as r:
         with pytest.raises(GlassesError) as error:
@@ -304,6 +329,23 @@ async def test_a_quiet_scan_is_restarted(
         await until(lambda: r.radio.scan_restarts >= 2, 5)
         r.script.adverts = [("AA", NAME)]
         await until(lambda: r.seen, 5)
+
+
+@pytest.mark.failure("BLE-09")
+async def test_silence_that_no_restart_ends_is_shown_until_something_is_heard(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ble, "SCAN_QUIET", 0.05)
+    async with rig(request) as r:
+        r.script.adverts = []
+        r.radio.watch(r.seen.append)
+        await until(lambda: r.radio.fault is GlassesFault.ADAPTER_QUIET, 5)
+        restarts = r.radio.scan_restarts
+        await until(lambda: r.radio.scan_restarts > restarts + 2, 5)
+        assert r.radio.fault is GlassesFault.ADAPTER_QUIET, "it does not flicker with each scan"
+        r.script.adverts = [("AA", NAME)]
+        await until(lambda: r.seen, 5)
+        assert r.radio.fault is None
 
 
 @pytest.mark.failure("BLE-06")

@@ -36,9 +36,9 @@ def load_object(
     data: bytes | bytearray | memoryview | str, bytes_max: int = TEXT_BYTES_MAX
 ) -> dict[str, Any]:
     """The JSON object in one text frame. Raises ProtocolError(TOO_LARGE or MALFORMED_MESSAGE)."""
-    if isinstance(data, str):
+    if type(data) is not bytes:
         # The limit is in bytes; a lone surrogate passes here and is refused as JSON below.
-        data = data.encode("utf-8", "surrogatepass")
+        data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
     if len(data) > bytes_max:
         raise ProtocolError(ErrorCode.TOO_LARGE, f"message of {len(data)} bytes; the limit is {bytes_max}")
     try:
@@ -50,10 +50,9 @@ def load_object(
             ErrorCode.MALFORMED_MESSAGE, "a message must be a JSON object with a string `type`"
         )
     # Looking for brackets is far cheaper than walking the value: an event has none but its own, a message few.
-    raw = data if type(data) is bytes else bytes(data)
     if (
-        (raw.find(b"{", 1) >= 0 or raw.find(b"[") >= 0)
-        and raw.count(b"[") + raw.count(b"{") > DEPTH_MAX
+        (data.find(b"{", 1) >= 0 or data.find(b"[") >= 0)
+        and data.count(b"[") + data.count(b"{") > DEPTH_MAX
         and _depth(value) > DEPTH_MAX
     ):
         raise ProtocolError(ErrorCode.MALFORMED_MESSAGE, f"nested deeper than {DEPTH_MAX} levels")

@@ -13,14 +13,14 @@ from wire.messages import iso
 class WallClock:
     """Turns `now` into dates. `epoch_offset` is seconds since 1970 minus `now`; `utc_offset` the wearer's zone."""
 
-    __slots__ = ("_bytes", "_millisecond", "_second", "_second_text", "epoch_offset", "utc_offset")
+    __slots__ = ("_bytes", "_bytes_at", "_second", "_second_text", "epoch_offset", "utc_offset")
 
     def __init__(self, epoch_offset: float, utc_offset: float = 0.0) -> None:
         self.epoch_offset = epoch_offset
         self.utc_offset = utc_offset
         self._second = -1
         self._second_text = ""
-        self._millisecond = -1
+        self._bytes_at = float("nan")
         self._bytes = b""
 
     def iso(self, now: float) -> str:
@@ -32,11 +32,10 @@ class WallClock:
         return f"{self._second_text}{rest:03d}Z"
 
     def iso_bytes(self, now: float) -> bytes:
-        """The same as bytes, made once per millisecond: a burst of events shares it."""
-        millisecond = int((now + self.epoch_offset) * 1000)
-        if millisecond != self._millisecond:
+        """The same as bytes, made once per turn of the loop: a burst of events shares it."""
+        if now != self._bytes_at:  # the loop's clock stands still during a turn
+            self._bytes_at = now
             self._bytes = self.iso(now).encode()
-            self._millisecond = millisecond
         return self._bytes
 
     def epoch_ms(self, now: float) -> int:

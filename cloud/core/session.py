@@ -34,6 +34,7 @@ from cloud.core.effects import (
     StartSettled,
     Unregister,
 )
+from cloud.core.hops import Hops
 from cloud.core.session_apps import SessionApps
 from cloud.core.session_checks import (
     PLAIN_PING,
@@ -124,6 +125,7 @@ class Session:
         self.user_id = user_id
         self.timing = timing = timing or SessionTiming()
         self.clock = clock
+        self.hops = Hops(clock)
         self.state = SessionState.INITIALIZING
         self.reason = "new"
         self.since = now
@@ -138,6 +140,8 @@ class Session:
         self._audio_second = 0.0
         self._audio_count = 0
         self._unknown_messages = 0
+        #: True right after an input that has moved no deadline: then nobody need ask for it. Whoever reads it clears it.
+        self.is_steady = False
         self.edge_status: dict[str, Any] | None = None
         self.audio_shed = 0
         self.subscriptions = Subscriptions(user_id)
@@ -318,6 +322,7 @@ class Session:
             self.microphone.detached()
         away = None if self._detached_at is None else now - self._detached_at
         self._port.connection_id = connection_id
+        self.hops.forget_edge()
         self._detached_at = None
         self._plain_at = now + self.timing.plain
         self._bad.clear()
@@ -361,10 +366,9 @@ class Session:
         if connection_id != self._port.connection_id:
             return []
         link = self._port.link
-        # An announcement may come late, from a client that was taken for a plain one meanwhile.
-        announced = b'"link"' in data and not (link.state is LinkState.LIVE and link.sequenced)
-        if not announced and link.passes(connection_id, data) and self._apps.loaded:
+        if self._apps.loaded and link.passes(connection_id, data):
             return self._glasses_frame(data, now)
+        announced = b'"link"' in data and not (link.state is LinkState.LIVE and link.sequenced)
         if link.state is LinkState.RESUMING:
             self._agenda.known = False
             self._plain_at = None
@@ -427,20 +431,25 @@ class Session:
         return []
 
     def _glasses_frame(self, data: bytes, now: float) -> list[Effect]:
+        connection_id = self._port.connection_id
         if data == PLAIN_PING:
             # By far the most frequent frame of a phone at rest; it has nothing to check and nothing to echo.
-            return (
-                [SendToGlasses(self._port.connection_id, PLAIN_PONG, Delivery.LOSSY)]
-                if self._port.connection_id is not None
-                else []
-            )
+            self.is_steady = self._agenda.known and not self._port.link.sequenced
+            return [] if connection_id is None else [SendToGlasses(connection_id, PLAIN_PONG, Delivery.LOSSY)]
         try:
             payload = load_object(data)
-            kind = message_type(payload)
-            check = SURE.get(kind)
-            if check is not None and check(payload):
+            kind = payload.get("type")
+            if type(kind) is str and (sure := SURE.get(kind)) is not None and sure[0](payload):
                 key = kind if kind != "touch_event" else event_key(payload)
-                return self._delivery.relay(key, data, RELAYED[kind], now)
+                out = self._delivery.relay(key, data, sure[1], now)
+                self.is_steady = self._agenda.known and not self._port.link.sequenced
+                return out
+            kind = message_type(payload)
+            if kind == "connection_init" and connection_id is not None and not self._port.link.sequenced:
+                # An announcement may come late, from a client that was taken for a plain one meanwhile.
+                hello = announcement(data)
+                if hello is not None:
+                    return self._link(self._port.link.greeted(connection_id, hello, now), now)
             message = validate(GLASSES_TO_CLOUD, payload)
         except ProtocolError as error:
             return self._bad_glasses_frame(error, now)
@@ -481,9 +490,11 @@ class Session:
         match message:
             case glasses.Ping():
                 pong = to_glasses.PongToGlasses(
-                    sent_ms=message.sent_ms, clock_ms=float(self.clock.epoch_ms(now))
+                    sent_ms=message.sent_ms, clock_ms=round((now + self.clock.epoch_offset) * 1000, 3)
                 )
-                return self._port.handshake(pong, now)
+                told = self.hops.pinged(message, now)
+                out = self._port.handshake(pong, now)
+                return out if told is None else [*out, Record("edge_clock", told)]
             case glasses.Pong() | glasses.LinkAck():
                 return []
             case glasses.Vad():
@@ -562,6 +573,7 @@ class Session:
                             "id": message.display_id,
                             "outcome": message.outcome,
                             "reason": message.reason,
+                            "downlink_ms": message.downlink_ms,
                             "edge_ms": message.edge_ms,
                             "ble_ms": message.ble_ms,
                         },

@@ -47,9 +47,12 @@ def _is_text(value: object, longest: int) -> bool:
 
 
 def _is_sure_button(p: Mapping[str, Any]) -> bool:
+    button, press = p.get("buttonId"), p.get("pressType")
     return (
-        _is_text(p.get("buttonId"), 256)
-        and _is_text(p.get("pressType"), 32)
+        type(button) is str
+        and 0 < len(button) <= 256
+        and type(press) is str
+        and 0 < len(press) <= 32
         and type(p.get("timestamp")) in _DATES
     )
 
@@ -62,11 +65,11 @@ def _is_sure_touch(p: Mapping[str, Any]) -> bool:
     )
 
 
-#: Events of the hot path that are surely what their model demands; whatever fails here is judged, and refused in words,
-#: by the model. A test holds each check against its model.
-SURE: Final[Mapping[str, Callable[[dict[str, Any]], bool]]] = {
-    "button_press": _is_sure_button,
-    "touch_event": _is_sure_touch,
+#: Events of the hot path: the check that says that one is surely what its model demands, and its delivery. Whatever fails
+#: the check is judged, and refused in words, by the model. A test holds each check against its model.
+SURE: Final[Mapping[str, tuple[Callable[[dict[str, Any]], bool], Delivery]]] = {
+    "button_press": (_is_sure_button, RELAYED["button_press"]),
+    "touch_event": (_is_sure_touch, RELAYED["touch_event"]),
 }
 
 _DISPLAY_MEMBERS: Final = frozenset(

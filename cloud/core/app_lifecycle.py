@@ -8,10 +8,10 @@ never comes back. Sources: wire spec 6.1, 6.2, 6.5, 3.9-3.14; failure catalogue 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from wire.backoff import BackoffPolicy
 from wire.errors import CloseCode, ErrorCode, InvalidTransition
@@ -28,7 +28,8 @@ class AppState(Enum):
 
 
 TRANSITIONS: Final[dict[AppState, frozenset[AppState]]] = {
-    AppState.DISCONNECTED: frozenset({AppState.LOADING, AppState.CONNECTING}),
+    # GRACE: it ran when another node served the session, and is expected here any moment.
+    AppState.DISCONNECTED: frozenset({AppState.LOADING, AppState.CONNECTING, AppState.GRACE}),
     AppState.LOADING: frozenset(
         {AppState.CONNECTING, AppState.CONNECTED, AppState.ERROR, AppState.STOPPING, AppState.DISCONNECTED}
     ),
@@ -64,6 +65,7 @@ class AppReason(StrEnum):
     SYSTEM_STOP = "stopped by the system"
     RELEASED = "gave the session up"
     DORMANT = "waiting for the glasses"
+    MOVED = "its session moved to this node"
     INCOMPATIBLE = "the glasses lack required hardware"
 
 
@@ -235,6 +237,12 @@ class AppLifecycle:
         return self.state in (AppState.LOADING, AppState.CONNECTING)
 
     @property
+    def awaits_its_server(self) -> bool:
+        """Whether the next attempt need not wait once the app's server is known to be back. One that connects and then
+        ends is another matter."""
+        return self.state is AppState.ERROR and self.wanted and self.reason in _SERVER_AWAY
+
+    @property
     def next_attempt(self) -> float | None:
         """When a failed app is tried again."""
         return self._deadline if self.state is AppState.ERROR else None
@@ -242,6 +250,40 @@ class AppLifecycle:
     @property
     def deadline(self) -> float | None:
         return min((t for t in (self._deadline, self._forget_at) if t is not None), default=None)
+
+    # ------------------------------------------------------------------------------------------------ another node
+
+    def export(self, now: float) -> dict[str, Any]:
+        """What another node needs to go on."""
+        return {
+            "state": self.state.value,
+            "wanted": self.wanted,
+            "cycle": self.cycle,
+            "failures": self.failures,
+            "failing": None if self._failing_since is None else now - self._failing_since,
+            "short_runs": [now - at for at in self._short_runs],
+            "connected": now - self._connected_at,
+            "last_error": self.last_error,
+        }
+
+    def restore(self, state: Mapping[str, Any], now: float) -> list[Effect]:
+        """Go on where another node stopped: an app that ran is expected back within its grace; one that was starting or
+        failing is started again by its session. Raises KeyError, TypeError or ValueError for what cannot be read."""
+        ran = state["state"] in (AppState.CONNECTED.value, AppState.CONNECTING.value, AppState.GRACE.value)
+        self.wanted = bool(state["wanted"])
+        self.cycle = int(state.get("cycle", 0))
+        self.failures = int(state.get("failures", 0))
+        failing = state.get("failing")
+        self._failing_since = None if failing is None else now - float(failing)
+        self._short_runs.extend(now - float(age) for age in state.get("short_runs", ()))
+        self._connected_at = now - float(state.get("connected", 0.0))
+        self.last_error = str(state.get("last_error", ""))
+        if not ran or not self.wanted:
+            return []
+        self._loaded = True
+        effects = self._move(AppState.GRACE, AppReason.MOVED, now)
+        self._deadline = now + self.timing.grace
+        return effects
 
     # ------------------------------------------------------------------------------------------------ the wearer
 
@@ -603,6 +645,8 @@ class AppLifecycle:
 
 #: Reasons of being disconnected from which a wanted app returns by itself.
 _RESUMABLE: Final = frozenset({AppReason.NEW, AppReason.DORMANT, AppReason.INCOMPATIBLE})
+#: Reasons of an error that are over once the server answers anybody.
+_SERVER_AWAY: Final = frozenset({AppReason.WEBHOOK, AppReason.TIMEOUT, AppReason.LINK_LOST})
 #: Reasons of being disconnected in which a wanted app that dials by itself is let in. An SDK that gets a second
 #: session_request releases its first socket and then opens another (wire spec 3.10.9).
 _WELCOME: Final = _RESUMABLE | {AppReason.RELEASED}

@@ -7,6 +7,7 @@ machine makes text only; pacing and arbitration belong to the display arbiter. S
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -57,6 +58,41 @@ class Dashboard:
         self._hidden_notifications = 0
         self._last: dict[str, Any] | None = None
         self._deadline: float | None = None
+
+    def export(self) -> dict[str, Any]:
+        """Everything that stands here, for another node."""
+        return {
+            "mode": self.mode,
+            "owner": self._owner,
+            "sections": dict(self._sections),
+            "main": list(self._main.items()),
+            "expanded": list(self._expanded.items()),
+            "page": self._page,
+            "battery": self._battery,
+            "charging": self._charging,
+            "appointments": [[key, at, title] for key, (at, title) in self._appointments.items()],
+            "notifications": list(self._notifications.items()),
+            "hidden": self._hidden_notifications,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with what another node had. Raises KeyError, TypeError or ValueError for what cannot be read."""
+        self.mode = str(state.get("mode", "main"))
+        owner = state.get("owner")
+        self._owner = None if owner is None else str(owner)
+        given = state.get("sections", {})
+        self._sections = {name: str(given.get(name, "")) for name in SECTIONS}
+        self._main = OrderedDict((str(k), str(v)) for k, v in state.get("main", ()))
+        self._expanded = OrderedDict((str(k), str(v)) for k, v in state.get("expanded", ()))
+        self._page = int(state.get("page", 0))
+        level = state.get("battery")
+        self._battery = None if level is None else int(level)
+        self._charging = bool(state.get("charging"))
+        self._appointments = OrderedDict(
+            (str(key), (float(at), str(title))) for key, at, title in state.get("appointments", ())
+        )
+        self._notifications = OrderedDict((str(k), str(v)) for k, v in state.get("notifications", ()))
+        self._hidden_notifications = int(state.get("hidden", 0))
 
     @property
     def deadline(self) -> float | None:

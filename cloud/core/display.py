@@ -7,6 +7,7 @@ every change the winner is worked out again. Sources: wire spec 6.4; failure cat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
@@ -28,6 +29,13 @@ TRANSITIONS: Final[dict[ViewState, frozenset[ViewState]]] = {
     ViewState.BOOT: frozenset({ViewState.BOOT, ViewState.SHOWING, ViewState.EMPTY}),
     ViewState.SHOWING: frozenset({ViewState.BOOT, ViewState.SHOWING, ViewState.EMPTY}),
 }
+
+
+#: Display ids that the former owner may have used after its state was saved: a second's worth, tenfold.
+IDS_SKIPPED: Final = 1000
+
+
+_SHOWING: Final = ViewState.SHOWING  # looking up a member of an Enum costs 50 ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +137,14 @@ class DisplayArbiter:
     ) -> list[Effect]:
         """An app, or the cloud in the name of `system`, wants something shown."""
         self._ids += 1
+        target = self._main if view == "main" else self._dashboard
+        old = target.live.get(package)
+        if old is not None and old is target.current and len(target.live) == 1:
+            again = self._again(target, old, package, layout, duration, force, now)
+            if again is not None:
+                return again
         if package != self._system and package not in self._running and package not in self._boot:
             return [Settled(package, self._ids, "refused", "the app is not running")]
-        target = self._main if view == "main" else self._dashboard
         if duration == 0:  # "for no time": the original's way of clearing
             duration = None
             layout = {"layoutType": "clear_view"} if _is_blank(layout) else layout
@@ -152,6 +165,54 @@ class DisplayArbiter:
         if view == "main" and package == self._foreground and self._holder in (None, package):
             self._holder = None
         return effects + self._evaluate(target, now)
+
+    def _again(
+        self,
+        view: _View,
+        old: _Request,
+        package: str,
+        layout: dict[str, Any],
+        duration: float | None,
+        force: bool,
+        now: float,
+    ) -> list[Effect] | None:
+        """The common case of `request` without its detours: the only app with something on this view shows something
+        else there, at once. None: it is not that case, and nothing has happened.
+
+        What the detours would find is known: the winner among one is that one, and nothing of it was waiting.
+        """
+        if (
+            self._boot
+            or self._holder is not None
+            or self._boot_lingers is not None
+            or package == self._system
+            or package not in self._running
+            or duration == 0
+            or not (force or view.urgent or now >= view.sent_at + self._timing.interval)
+            or layout.get("layoutType") == "clear_view"
+        ):
+            return None
+        if view is self._main:
+            if package != self._foreground:
+                return None
+        elif duration is None:
+            duration = self._timing.card
+        request = _Request(package, layout, duration, self._ids, now, now)
+        view.live[package] = view.current = request
+        view.sent_at = now
+        view.clear_with, view.urgent = None, False
+        if view.state is not _SHOWING:
+            self._move(view, _SHOWING)
+        if duration is None:
+            view.deadline = None
+            remaining = None
+        else:
+            view.deadline = now + duration
+            remaining = max(0.0, now + duration - now)
+        return [
+            Show(view.name, package, layout, remaining, self._ids),
+            Settled(package, self._ids, "shown"),
+        ]
 
     def starting(self, package: str, name: str, now: float) -> list[Effect]:
         """The wearer has started an app: say so on the glasses until it runs."""
@@ -234,6 +295,57 @@ class DisplayArbiter:
             if view.deadline is not None and now >= view.deadline:
                 effects += self._evaluate(view, now)
         return effects
+
+    # ------------------------------------------------------------------------------------------------ another node
+
+    def export(self, now: float) -> dict[str, Any]:
+        """The live requests, and who may show; boot screens end with the node."""
+        return {
+            "ids": self._ids,
+            "foreground": self._foreground,
+            "running": sorted(self._running),
+            "holder": None
+            if self._holder is None
+            else [self._holder, now - self._held_since, now - self._held_active],
+            "views": {
+                view.name: [
+                    [
+                        r.package,
+                        r.layout,
+                        r.duration,
+                        now - r.asked_at,
+                        None if r.shown_at is None else now - r.shown_at,
+                    ]
+                    for r in view.live.values()
+                ]
+                for view in (self._main, self._dashboard)
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Go on with what another node had; `attached` shows it. Raises KeyError, TypeError or ValueError for what
+        cannot be read."""
+        self._ids = int(state.get("ids", 0)) + IDS_SKIPPED
+        foreground = state.get("foreground")
+        self._foreground = None if foreground is None else str(foreground)
+        self._running = {str(package) for package in state.get("running", ())}
+        holder = state.get("holder")
+        if holder is not None:
+            self._holder = str(holder[0])
+            self._held_since, self._held_active = now - float(holder[1]), now - float(holder[2])
+        for view in (self._main, self._dashboard):
+            for package, layout, duration, asked, shown in state.get("views", {}).get(view.name, ()):
+                self._ids += 1
+                request = _Request(
+                    str(package),
+                    dict(layout),
+                    None if duration is None else float(duration),
+                    self._ids,
+                    now - float(asked),
+                )
+                request.shown_at = None if shown is None else now - float(shown)
+                view.live[request.package] = request
+            self._set_deadline(view, now)
 
     # ------------------------------------------------------------------------------------------------ queries
 

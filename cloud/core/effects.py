@@ -11,6 +11,7 @@ from dataclasses import field
 from typing import Any, TypeAlias
 
 from cloud.core.app_lifecycle import AppReason, AppState, Stage
+from cloud.core.pipe import Ident
 from wire.effect import effect
 from wire.messages.base import Delivery, Message
 
@@ -32,13 +33,15 @@ class CloseGlasses:
 
 @effect
 class SendToApps:
-    """One frame for all these connections. `about`: type or stream, for the trace."""
+    """One frame for all these connections. `about`: type or stream, for the trace. `ident` names a frame that must not
+    be given twice to an app whose socket outlives the node that serves its session."""
 
     connection_ids: tuple[int, ...]
     payload: bytes = field(repr=False)
     delivery: Delivery
     key: str | None
     about: str
+    ident: Ident | None = None
 
 
 @effect

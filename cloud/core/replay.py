@@ -8,7 +8,10 @@ the same app instance. Source: architecture section 5; failure catalogue CON-16.
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from cloud.core.pipe import Ident
 
 #: Frames kept per app (CON-16: 100 items) and their bytes; beyond that the oldest is dropped and counted.
 ENTRIES_MAX: Final = 100
@@ -27,7 +30,7 @@ class AppLog:
     __slots__ = ("_ask_at", "_bytes", "_entries", "_offset", "_pinged", "dropped")
 
     def __init__(self) -> None:
-        self._entries: deque[tuple[int, float, bytes, bool]] = deque()
+        self._entries: deque[tuple[int, float, bytes, bool, Ident | None]] = deque()
         self._bytes = 0
         self._offset = 0
         self._pinged = False
@@ -39,11 +42,14 @@ class AppLog:
         """When proof is to be asked for; None = nothing to ask, or a question is open."""
         return self._ask_at if self._entries and not self._pinged else None
 
-    def append(self, payload: bytes, sent: bool, now: float) -> bytes | None:
-        """Remember a frame; `sent` = put on a live socket. Returns the payload of a ping to send now, or None."""
+    def append(self, payload: bytes, sent: bool, now: float, ident: Ident | None = None) -> bytes | None:
+        """Remember a frame; `sent` = put on a live socket. Returns the payload of a ping to send now, or None.
+
+        `ident` names the frame for a node that holds the app's socket while the session's owner changes.
+        """
         self._offset += 1
         entries = self._entries
-        entries.append((self._offset, now, payload, sent))
+        entries.append((self._offset, now, payload, sent, ident))
         self._bytes += len(payload)
         if self._bytes > BYTES_MAX or len(entries) > ENTRIES_MAX:
             self._bound()
@@ -75,15 +81,36 @@ class AppLog:
             self._bytes -= len(self._entries.popleft()[2])
         self._pinged = False
 
-    def replay(self, now: float) -> tuple[list[bytes], bytes | None]:
+    def replay(self, now: float) -> tuple[list[tuple[bytes, Ident | None]], bytes | None]:
         """The same instance is back: frames without proof, in order, and the ping that follows them."""
         self._pinged = False
         fresh = [entry for entry in self._entries if now - entry[1] <= AGE_MAX]
         self.dropped += len(self._entries) - len(fresh)
-        self._entries = deque((offset, at, payload, True) for offset, at, payload, _ in fresh)
+        self._entries = deque((offset, at, payload, True, ident) for offset, at, payload, _, ident in fresh)
         self._bytes = sum(len(entry[2]) for entry in fresh)
-        frames = [payload[:-1] + b',"replayed":true}' if sent else payload for _, _, payload, sent in fresh]
+        frames = [
+            (payload[:-1] + b',"replayed":true}' if sent else payload, ident)
+            for _, _, payload, sent, ident in fresh
+        ]
         return frames, self._ping(now) if fresh else None
+
+    def export(self, now: float) -> Mapping[str, Any]:
+        """The frames without proof, for the node that serves the session from now on."""
+        return {
+            "offset": self._offset,
+            "entries": [
+                [offset, round(now - at, 3), payload.decode(), sent, None if ident is None else list(ident)]
+                for offset, at, payload, sent, ident in self._entries
+            ],
+        }
+
+    def restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Go on where another node stopped. Raises KeyError, TypeError or ValueError for what cannot be read."""
+        self._offset = int(state["offset"])
+        for offset, age, payload, sent, ident in _rows(state["entries"])[-ENTRIES_MAX:]:
+            name = None if ident is None else (str(ident[0]), int(ident[1]), int(ident[2]))
+            self._entries.append((int(offset), now - float(age), payload.encode(), bool(sent), name))
+            self._bytes += len(payload)
 
     def clear(self) -> None:
         """Another instance, or the end: nothing old is delivered as new."""
@@ -96,3 +123,8 @@ class AppLog:
         self._pinged = True  # one proof at a time
         self._ask_at = now + PROOF_INTERVAL
         return self._offset.to_bytes(_OFFSET_BYTES)
+
+
+def _rows(value: Any) -> Sequence[tuple[Any, Any, str, Any, Any]]:
+    """Entries as `export` wrote them; a newer version may have added members at the end."""
+    return [(row[0], row[1], str(row[2]), row[3], row[4] if len(row) > 4 else None) for row in value]

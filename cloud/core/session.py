@@ -121,6 +121,7 @@ class Session:
         dashboard_package: str = DASHBOARD_PACKAGE,
         apps_max: int = 50,
         link: links.Link | None = None,
+        named: bool = False,
     ) -> None:
         self.user_id = user_id
         self.timing = timing = timing or SessionTiming()
@@ -149,6 +150,7 @@ class Session:
         self._agenda = agenda = Agenda(timing.announce)
         self._port = port = GlassesPort(link or links.Link(new_id(), initiator=False), clock)
         self._delivery = delivery = AppDelivery(self.subscriptions, clock, agenda)
+        delivery.stream, delivery.named = port.link.epoch, named
         self._machines = machines = Machines(
             user_id,
             port=port,
@@ -296,6 +298,70 @@ class Session:
             out += self.end("nobody is here", now)
         return out
 
+    # ================================================================================================ another node
+
+    def export(self, now: float, *, complete: bool) -> dict[str, Any]:
+        """Everything that another node needs to go on with this session, as plain data.
+
+        `complete`: for a planned move, with the logs of the glasses and the apps, so that nothing is lost or doubled.
+        Without them it is what a record keeps against the loss of this node.
+        """
+        out: dict[str, Any] = {
+            "v": 1,
+            "started": now - self.started_at,
+            "settings": dict(self._facts.settings),
+            "device": dict(self._facts.device),
+            "model": self._facts.model,
+            "capabilities": self._facts.capabilities,
+            "datetime": self._facts.datetime,
+            "utc_offset": self.clock.utc_offset,
+            "calendar": [[key, event.decode()] for key, event in self._facts.calendar.items()],
+            "phone": self.subscriptions.export()["phone"],
+            "display": self.display.export(now),
+            "dashboard": self.dashboard.export(),
+            **self._apps.export(now, complete=complete),
+        }
+        if complete:
+            out["link"] = self._port.link.export(now)
+            out["marks"] = self._delivery.marks
+        return out
+
+    def marks(self) -> dict[str, tuple[int, int]]:
+        """How far each stream of named frames has come: what every connected app has been given."""
+        out = {stream: (count, 0) for stream, (count, _) in self._delivery.marks.items()}
+        epoch, offset = self._port.link.peer
+        if epoch is not None:
+            out[epoch] = (offset, 1 << 30)  # whatever that frame brought about
+        return out
+
+    def restore(self, state: Mapping[str, Any], now: float) -> list[Effect]:
+        """The first input of a session that another node has served: go on with what it had. What cannot be read is as
+        if it were not there: a session without memory is better than none."""
+        self._agenda.known = False
+        out: list[Effect] = []
+        try:
+            if "link" in state:
+                self._port.link = links.Link.restored(state["link"], now, initiator=False)
+                self._delivery.stream = self._port.link.epoch
+                self._delivery.restore(state.get("marks", {}))
+            self.started_at = now - float(state.get("started", 0.0))
+            facts = self._facts
+            facts.settings.update(state.get("settings", {}))
+            facts.device.update(state.get("device", {}))
+            facts.model, facts.capabilities = state.get("model"), state.get("capabilities")
+            facts.datetime = state.get("datetime")
+            self.clock.utc_offset = float(state.get("utc_offset", self.clock.utc_offset))
+            facts.calendar.update((str(key), str(event).encode()) for key, event in state.get("calendar", ()))
+            self.subscriptions.phone(state.get("phone", ()))
+            self.dashboard.restore(state["dashboard"])
+            self.display.restore(state["display"], now)
+            out += self._apps.restore(state, now)
+            wanted = (*state["apps"], *state.get("waiting", ()))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return [*out, Record("state_unreadable", {"why": type(error).__name__})]
+        out += self._begin(UserData(wanted=wanted), now)
+        return [*out, Record("state_restored", {"complete": "link" in state}), *self._machines.needs(now)]
+
     # ================================================================================================ glasses
 
     @property
@@ -408,7 +474,10 @@ class Session:
             match effect:
                 case links.Deliver():
                     if self._apps.loaded:
+                        if effect.offset is not None:
+                            self._delivery.begin((self._port.link.peer[0] or "", effect.offset))
                         out += self._glasses_frame(effect.data, now)
+                        self._delivery.source = None
                     else:
                         out += self._keep_early(effect.connection_id, effect.data, now)
                 case links.Welcome(_, welcome):
@@ -765,6 +834,21 @@ class Session:
             self._port.connection_id = None
         self._port.link.close(now)
         return out + self._maybe_finished(now)
+
+    def leave(self, code: int, reason: str, now: float) -> list[Effect]:
+        """Another node serves this session from now on. Its glasses are closed with `code`; the apps' sockets stay."""
+        if self.state in _OVER:
+            return []
+        self._agenda.known = False
+        self._move(SessionState.DISCONNECTING, reason, now)
+        out: list[Effect] = [Unregister(reason)]
+        out += self._apps.drain(close=False)
+        if self._port.connection_id is not None:
+            out.append(CloseGlasses(self._port.connection_id, code, reason))
+            self._port.connection_id = None
+        self._port.link.close(now)
+        self._move(SessionState.DISCONNECTED, reason, now)
+        return [*out, Finished()]
 
     def drain(self, now: float) -> list[Effect]:
         """The process ends: everyone is told to come back; nobody is told that it is over."""

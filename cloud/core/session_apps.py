@@ -210,12 +210,50 @@ class SessionApps:
             out += self.moved(each, each.life.stop(StopReason.SYSTEM_STOP, now, still_wanted=True), now)
         return out
 
-    def drain(self) -> list[Effect]:
-        """The process ends: every socket is told to come back; what is still answered finds nobody."""
+    def export(self, now: float, *, complete: bool) -> dict[str, Any]:
+        """Every app that the wearer wants. `complete`: with the frames that no app has proven to have."""
+        streams = self.subscriptions.export()["apps"]
+        out: dict[str, Any] = {}
+        for package, each in self._apps.items():
+            if each.life.wanted:
+                out[package] = {
+                    "life": each.life.export(now),
+                    "values": each.values,
+                    "streams": streams.get(package, []),
+                }
+                if complete:
+                    out[package]["log"] = each.log.export(now)
+        return {"apps": out, "waiting": list(self._restore)}
+
+    def restore(self, state: Mapping[str, Any], now: float) -> list[Effect]:
+        """Go on with the apps of another node. Raises KeyError, TypeError or ValueError for what cannot be read."""
+        out: list[Effect] = []
+        for package, given in state["apps"].items():
+            info = self._records.get(package)
+            if info is None:
+                continue
+            each = self._new_app(info)
+            each.values = dict(given.get("values", {}))
+            moves = each.life.restore(given["life"], now)
+            if moves:
+                self.subscriptions.restore(
+                    package, each.session_id, info.permissions, given.get("streams", ())
+                )
+            if "log" in given:
+                each.log.restore(given["log"], now)
+            out += self.moved(each, moves, now)
+        return out
+
+    def drain(self, *, close: bool = True) -> list[Effect]:
+        """The process ends: every socket is told to come back; what is still answered finds nobody. Without `close`
+        the sockets stay: the session goes on at another node, and they with it."""
         out: list[Effect] = []
         for each in self._apps.values():
             if each.life.connection_id is not None:
-                out.append(CloseApp(each.life.connection_id, CloseCode.SERVICE_RESTART, "Server restarting"))
+                if close:
+                    out.append(
+                        CloseApp(each.life.connection_id, CloseCode.SERVICE_RESTART, "Server restarting")
+                    )
                 each.life.connection_id = None
             out.append(CancelSessionRequest(each.info.package, each.life.cycle))
             if each.life.is_starting:
@@ -608,7 +646,8 @@ class SessionApps:
         if not fresh:
             frames, ping = each.log.replay(now)
             out += [
-                SendToApps((connection_id,), frame, Delivery.RELIABLE, None, "replay") for frame in frames
+                SendToApps((connection_id,), frame, Delivery.RELIABLE, None, "replay", name)
+                for frame, name in frames
             ]
             if ping is not None:
                 out.append(PingApp(connection_id, ping))

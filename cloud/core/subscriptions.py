@@ -94,6 +94,22 @@ class Subscriptions:
         app.emptied_at = None
         self._reroute()
 
+    def export(self) -> dict[str, Any]:
+        """What every app asked for, and the phone."""
+        return {
+            "apps": {package: [s.name for s in app.asked] for package, app in self._apps.items()},
+            "phone": [s.name for s in self._phone],
+        }
+
+    def restore(
+        self, package: str, session_id: str, permissions: frozenset[str], entries: Iterable[object]
+    ) -> None:
+        """The list of an app that this node has not met yet; its connection comes later."""
+        app = self._apps[package] = _App(session_id, permissions)
+        app.asked, _ = parse_subscriptions(entries)
+        app.effective = [s for s in app.asked if grants(permissions, s.permission)]
+        self._reroute()
+
     def lost(self, package: str) -> None:
         """The app's connection is down; its list still counts."""
         app = self._apps.get(package)

@@ -272,7 +272,7 @@ def test_wrong_keys_change_nothing_but_the_words_of_a_failure() -> None:
 def test_an_unlisted_transition_is_refused_and_changes_nothing() -> None:
     app = new()
     with pytest.raises(InvalidTransition):
-        app._move(AppState.GRACE, AppReason.LINK_LOST, 0.0)
+        app._move(AppState.ERROR, AppReason.LINK_LOST, 0.0)
     assert app.state is AppState.DISCONNECTED
 
 

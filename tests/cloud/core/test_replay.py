@@ -17,7 +17,7 @@ def test_only_unproven_frames_are_sent_again_in_order_and_flagged() -> None:
     log.proved(ping)
     log.append(b'{"n":3}', False, 0.2)
     frames, _ = log.replay(1.0)
-    assert [orjson.loads(f) for f in frames] == [{"n": 2, "replayed": True}, {"n": 3}]
+    assert [orjson.loads(f) for f, _ in frames] == [{"n": 2, "replayed": True}, {"n": 3}]
     log.clear()
     assert log.replay(1.0) == ([], None)
 

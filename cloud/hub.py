@@ -605,7 +605,11 @@ class Hub:
         if delay > 0:
             await asyncio.sleep(delay)
         result = await self._post(
-            request.base_url + "/webhook", request.package, request.body, request.timeout
+            request.base_url + "/webhook",
+            request.package,
+            request.body,
+            request.timeout,
+            0.0 if request.by_user else self._endpoints.pause,
         )
         self._metrics.histogram("webhook_seconds").labels(kind="session_request").observe(result.duration)
         self._keep_webhook(request.package, request.body, result)
@@ -651,11 +655,12 @@ class Hub:
             ),
         )
 
-    async def _post(self, url: str, package: str, body: Mapping[str, Any], timeout: float) -> WebhookResult:
+    async def _post(
+        self, url: str, package: str, body: Mapping[str, Any], timeout: float, pause: float = 0.0
+    ) -> WebhookResult:
         record = self._store.apps.get(package)
-        return await self._webhooks.post(
-            url, body, timeout=timeout, signing_key=record.hashed_api_key if record else None
-        )
+        key = record.hashed_api_key if record else None
+        return await self._webhooks.post(url, body, timeout=timeout, signing_key=key, pause=pause)
 
     def _keep_webhook(
         self, package: str, body: Mapping[str, Any], result: WebhookResult, *, replayed: bool = False
@@ -1412,9 +1417,12 @@ class Hub:
         record = self._store.apps.get(package_name)
         if record is None:
             return 0
-        url = record.public_url.rstrip("/")
-        self._endpoints.seen(url)
-        waiting = [(entry, package) for entry, package in self._waiting_for(url) if package == package_name]
+        self._endpoints.seen(record.public_url.rstrip("/"))
+        waiting = [
+            (entry, package_name)
+            for entry in self._sessions.values()
+            if (life := entry.session.app(package_name)) and life.wanted and life.state is AppState.ERROR
+        ]
         self.own(self._bring_back(waiting))
         return len(waiting)
 

@@ -191,6 +191,23 @@ def _pair(host: str, port: int) -> str:
 # -------------------------------------------------------------------------------------------------- the client
 
 
+class _Pace:
+    """The time between two posts to one server that wait for its slots together; without it a server that was slow and
+    answers again would get all that had queued up at once (APP-10)."""
+
+    __slots__ = ("__weakref__", "_next")
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    async def turn(self, pause: float) -> None:
+        now = asyncio.get_running_loop().time()
+        at = max(now, self._next)
+        self._next = at + pause
+        if at > now:
+            await asyncio.sleep(at - now)
+
+
 class WebhookClient:
     """Posts webhooks. One per process; `await close()` when done."""
 
@@ -205,6 +222,7 @@ class WebhookClient:
         self._on_result = on_result
         self._slots = asyncio.Semaphore(concurrency_max)
         self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._paces: WeakValueDictionary[bytes, _Pace] = WeakValueDictionary()
         self._client = httpx.AsyncClient(
             trust_env=False,
             follow_redirects=False,
@@ -240,13 +258,15 @@ class WebhookClient:
         timeout: float,
         headers: Mapping[str, str] | None = None,
         signing_key: str | None = None,
+        pause: float = 0.0,
     ) -> WebhookResult:
-        """POST a JSON object; `signing_key` is the app's `hashed_api_key`. `timeout` bounds the whole, in seconds."""
+        """POST a JSON object; `signing_key` is the app's `hashed_api_key`. `timeout` bounds the whole, in seconds;
+        `pause` is the least time to the post before, of those that waited for the same server."""
         payload = orjson.dumps(body)
         extra = {"Content-Type": "application/json", DELIVERY_HEADER: uuid.uuid4().hex, **(headers or {})}
         if signing_key is not None:
             extra[SIGNATURE_HEADER] = sign(payload, signing_key, int(time.time()))
-        return await self._attempt(url, timeout, content=payload, headers=extra)
+        return await self._attempt(url, timeout, pause, content=payload, headers=extra)
 
     async def post_form(
         self, url: str, fields: Mapping[str, str], file: FormFile | None = None, *, timeout: float
@@ -255,9 +275,9 @@ class WebhookClient:
         parts: list[tuple[str, Any]] = [(name, (None, value)) for name, value in fields.items()]
         if file is not None:
             parts.append((file.field, (file.name, file.data, file.mime_type)))
-        return await self._attempt(url, timeout, files=parts)
+        return await self._attempt(url, timeout, 0.0, files=parts)
 
-    async def _attempt(self, url: str, timeout: float, **request: Any) -> WebhookResult:
+    async def _attempt(self, url: str, timeout: float, pause: float, **request: Any) -> WebhookResult:
         started = time.monotonic()
         status: int | None = None
         error: WebhookError | None = None
@@ -266,7 +286,10 @@ class WebhookClient:
             async with asyncio.timeout(timeout):
                 target, addresses = await self._policy.vet(url)
                 host = self._hosts.setdefault(target.host, asyncio.Semaphore(PER_HOST_MAX))
+                pace = self._paces.setdefault(target.netloc, _Pace())
                 async with host, self._slots:
+                    if pause:
+                        await pace.turn(pause)
                     status, body = await self._send(target, addresses, request)
             if 300 <= status < 400:
                 error = WebhookError.REDIRECT

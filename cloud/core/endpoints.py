@@ -24,6 +24,9 @@ class EndpointLimits:
     failures: int = 5  # consecutive failed cycles that open the breaker (APP-11)
     probe: float = 300.0  # then one probe per this time
     trusted: float = 600.0  # an endpoint that worked this recently is having an outage, not dead (APP-02)
+    returns: float = (
+        10.0  # between two ends of an outage: a server that works every other time brings nobody forward
+    )
 
 
 @dataclass(slots=True)
@@ -32,6 +35,7 @@ class _Endpoint:
     failures: int = 0
     worked_at: float | None = None
     open_until: float = 0.0
+    returned_at: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +70,23 @@ class Endpoints:
         if self._is_open(endpoint, now):
             endpoint.open_until = now + self._limits.probe  # this one is the probe
         at = now if by_user else max(now, endpoint.next_slot)  # the wearer does not queue behind a herd
-        endpoint.next_slot = max(at, endpoint.next_slot) + 1.0 / self._limits.rate
+        endpoint.next_slot = max(at, endpoint.next_slot) + self.pause
         return Go(at - now)
 
-    def succeeded(self, url: str, now: float) -> None:
-        """An app of this endpoint has connected."""
+    @property
+    def pause(self) -> float:
+        """Seconds between two session_requests to one endpoint."""
+        return 1.0 / self._limits.rate
+
+    def succeeded(self, url: str, now: float) -> bool:
+        """An app of this endpoint has connected. True if that ends an outage: then everybody else who waits for this
+        endpoint need not wait for his own next attempt (APP-02)."""
         endpoint = self._get(url)
+        was_away = endpoint.failures > 0 and now - endpoint.returned_at >= self._limits.returns
+        if was_away:
+            endpoint.returned_at = now
         endpoint.failures, endpoint.worked_at, endpoint.open_until = 0, now, 0.0
+        return was_away
 
     def failed(self, url: str, now: float) -> None:
         """A cycle has ended without a connection."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloud.app_socket import Claim
+from cloud.core.app_lifecycle import AppLifecycle, AppState
 from cloud.hub import _claimed_user, short
 from cloud.server import Cloud
 from cloud.store.base import StoreError
 from tests.support.app_server import FakeApp
 from tests.support.cloud import USER, phone, register, running, subscribed
 from tests.support.waiting import until
+from wire.backoff import BackoffPolicy
 from wire.errors import ProtocolError
 from wire.liveness import LivenessPolicy
 
@@ -162,6 +166,42 @@ async def test_an_app_server_that_returns_is_asked_at_once(cloud: Cloud) -> None
         await app.started(USER)
         assert len(app.requests()) == before + 1
     await app.stop()
+
+
+@pytest.mark.failure("APP-02")
+@pytest.mark.failure("APP-10")
+async def test_the_first_success_after_an_outage_brings_everybody_back_at_the_pace(tmp_path: Path) -> None:
+    """By their own next attempts they would be back in ten minutes."""
+    users = [f"user{n}@x.io" for n in range(4)]
+    async with running(tmp_path, sessions__app_grace=0.2) as cloud, AsyncExitStack() as stack:
+        slow = BackoffPolicy(600.0, 1.0, 600.0, 0.0)
+        timing = cloud.hub._timing
+        cloud.hub._timing = replace(timing, lifecycle=replace(timing.lifecycle, restart=slow))
+        app = FakeApp("a", "k", "button_press")
+        await app.listen()
+        stack.push_async_callback(app.stop)
+        port = app.port
+        await register(cloud, app)
+        for user in users:
+            glasses = await stack.enter_async_context(phone(cloud, user=user))
+            await glasses.next("connection_ack")
+            assert (await cloud.hub.start_app(user, "a")).ok
+        await app.stop()
+
+        def lives() -> list[AppLifecycle | None]:
+            return [entry.session.app("a") for entry in cloud.hub._sessions.values()]
+
+        await until(lambda: all(life and life.state is AppState.ERROR for life in lives()), "the outage")
+        assert not (await cloud.hub.start_app(users[0], "a")).ok, "it is known to be away"
+        before = len(app.requests())
+        await app.listen(port)
+        at = cloud.hub._loop.time()
+        assert (await cloud.hub.start_app(users[0], "a")).ok
+        for user in users:
+            await app.started(user)
+            await subscribed(cloud, "a", user)
+        assert len(app.requests()) == before + len(users), "each is asked once"
+        assert cloud.hub._loop.time() - at >= (len(users) - 2) * cloud.hub._endpoints.pause
 
 
 async def test_an_event_on_the_console_can_be_sent_once_more(cloud: Cloud) -> None:

@@ -211,6 +211,21 @@ async def test_a_hanging_host_does_not_take_every_slot() -> None:
         assert server.waiting_max == 16
 
 
+@pytest.mark.failure("APP-10")
+async def test_posts_that_queued_behind_a_slow_server_still_keep_their_pace() -> None:
+    loop = asyncio.get_running_loop()
+    async with served() as server, client("loopback") as webhooks:
+        url, pause = f"http://127.0.0.1:{server.port}/hang", 0.02
+        posts = [
+            asyncio.ensure_future(webhooks.post(url, {}, timeout=WAIT, pause=pause)) for _ in range(16 + 30)
+        ]
+        await until(lambda: server.waiting == 16, "all slots are taken by a slow server")
+        released = loop.time()
+        server.release.set()  # from here on it answers at once
+        assert all(result.ok for result in await asyncio.gather(*posts))
+        assert loop.time() - released >= 29 * pause, "thirty at once, or nearly"
+
+
 async def test_nobody_listening_and_garbage_are_named() -> None:
     answer = b"SSH-2.0-OpenSSH\r\n"
 

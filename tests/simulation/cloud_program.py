@@ -403,13 +403,10 @@ class CloudProgram:
                 case do.SaveSettings(changes):
                     self.stored.setdefault(seat.user, Stored()).settings.update(changes)
                 case do.EndpointVerdict(base_url, ok):
-                    if ok:
-                        was_open = self.endpoints.is_open(base_url, now)
-                        self.endpoints.succeeded(base_url, now)
-                        if was_open:
-                            self._later(0.0, lambda url=base_url: self._server_is_back(url))  # type: ignore[misc]
-                    else:
+                    if not ok:
                         self.endpoints.failed(base_url, now)
+                    elif self.endpoints.succeeded(base_url, now):
+                        self._later(0.0, lambda url=base_url: self._server_is_back(url))  # type: ignore[misc]
                 case do.StartSettled():
                     self.started.append(effect)
                 case do.Unregister():
@@ -441,10 +438,11 @@ class CloudProgram:
             seat.alarm.set()
 
     def _server_is_back(self, base_url: str) -> None:
-        """The breaker of an app server has closed: nobody waits for his own next attempt."""
+        """The outage of an app server has ended: nobody waits for his own next attempt."""
         for seat in list(self.seats.values()):
             for package, record in self.records.items():
-                if record.base_url == base_url:
+                life = seat.session.app(package)
+                if record.base_url == base_url and life is not None and life.awaits_its_server:
                     self._perform(seat, seat.session.app_server_seen(package, self.pump.now))
 
     def _send(

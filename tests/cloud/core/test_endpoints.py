@@ -34,6 +34,22 @@ def test_an_outage_of_a_working_endpoint_does_not_open_its_breaker() -> None:
     assert isinstance(ends.ask("http://a", 700.1, by_user=False), Go)
 
 
+@pytest.mark.failure("APP-02")
+def test_the_first_success_after_an_outage_is_told_once_and_an_unsteady_server_brings_nobody_forward() -> (
+    None
+):
+    ends = Endpoints()
+    assert not ends.succeeded("http://a", 0.0), "nothing was wrong"
+    ends.failed("http://a", 1.0)
+    assert not ends.succeeded("http://b", 2.0), "another server"
+    assert ends.succeeded("http://a", 3.0)
+    assert not ends.succeeded("http://a", 3.1)
+    ends.failed("http://a", 4.0)
+    assert not ends.succeeded("http://a", 5.0), "it works every other time"
+    ends.failed("http://a", 12.0)
+    assert ends.succeeded("http://a", 13.1)
+
+
 @pytest.mark.failure("APP-10")
 def test_fifty_restarts_of_one_endpoint_are_spread() -> None:
     ends = Endpoints()

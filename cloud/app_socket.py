@@ -116,10 +116,8 @@ class AppSocket:
             self._hub.app_binary(self._entry, self.package, data)
 
     def on_pong(self, payload: bytes) -> None:
-        if payload and self._entry is not None and self._connection is not None:
-            self._hub.feed(
-                self._entry, self._entry.session.app_pong, self.package, self._connection.id, payload
-            )
+        if self._entry is not None and self._connection is not None:
+            self._hub.app_pong(self._entry, self.package, self._connection.id, payload)
 
     def on_closed(self, code: int, reason: str) -> None:
         if self._timer is not None:

@@ -108,7 +108,12 @@ _CODES: Final[Mapping[Stage, ErrorCode]] = {
 
 
 class SpeechFeed(Protocol):
-    """Recognition for one session: which languages, and the audio to recognise."""
+    """Recognition for one session: which languages, and the audio to recognise.
+
+    `waited`: while a final result is handed over, seconds from the end of its words until the provider had it.
+    """
+
+    waited: float | None
 
     def need(self, languages: frozenset[tuple[str, str | None]]) -> None: ...
     def feed(self, pcm: bytes) -> None: ...
@@ -137,6 +142,9 @@ class SessionEntry:
     timer_at: float = 0.0  # uvloop's handle of a timer that is due already cannot say when
     audio: AudioUplink = field(default_factory=AudioUplink)
     speech: SpeechFeed | None = None
+    typing: tuple[str, int] | None = (
+        None  # the typed sentence that is not complete: its id, when it began (ms)
+    )
     remote: str | None = None
     token_id: str | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -148,6 +156,8 @@ class SessionEntry:
     connected_at: dict[str, float] = field(default_factory=dict)  # wall clock, for presence
     streams: dict[str, _AudioStream] = field(default_factory=dict)
     history: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=HISTORY_MAX))
+    #: Package -> the last round trip to its socket, seconds: the two ways are at most that.
+    round_trips: dict[str, float] = field(default_factory=dict)
     #: Lane -> its states with their times; lanes in the order of their last change.
     lanes: OrderedDict[str, deque[dict[str, Any]]] = field(default_factory=OrderedDict)
     registered: bool = True
@@ -267,8 +277,21 @@ class Hub:
         self._errors = metrics.counter("errors_total")
         self._hops = metrics.histogram("hop_seconds")
         self._display_hop = self._hops.labels(hop="cloud_display")
-        self._edge_hop = self._hops.labels(hop="edge")
-        self._ble_hop = self._hops.labels(hop="ble")
+        #: Members of trace records (milliseconds) -> the hop that they measure.
+        self._hop_of = {
+            name: self._hops.labels(hop=hop)
+            for name, hop in (
+                ("audio_ms", "mic_to_edge"),
+                ("uplink_ms", "edge_to_cloud"),
+                ("downlink_ms", "cloud_to_edge"),
+                ("edge_ms", "edge"),
+                ("ble_ms", "ble"),
+            )
+        }
+        self._app_hop = self._hops.labels(hop="app")
+        self._round_trip = self._hops.labels(hop="app_round_trip")
+        self._provider_hop = self._hops.labels(hop="provider")
+        self._pinged: dict[int, float] = {}  # connection -> when the oldest ping left whose pong is not here
 
     # ================================================================================================ one input
 
@@ -283,7 +306,11 @@ class Hub:
 
     def _arm(self, entry: SessionEntry) -> None:
         """See to it that the session is woken at its deadline; one that moved later wakes it early, which is nothing."""
-        due = entry.session.deadline
+        session = entry.session
+        if session.is_steady:
+            session.is_steady = False
+            return
+        due = session.deadline
         timer = entry.timer
         if due is not None and (timer is None or due < entry.timer_at):
             if timer is not None:
@@ -336,6 +363,7 @@ class Hub:
                     target = connections.get(effect.connection_id)
                     if target is not None:
                         target.ping(effect.payload)
+                        self._pinged.setdefault(effect.connection_id, now)
                 case fx.CloseGlasses(connection_id, code, reason) | fx.CloseApp(connection_id, code, reason):
                     target = connections.get(connection_id)
                     if target is not None:
@@ -425,7 +453,7 @@ class Hub:
         if self._speech is not None:
             entry.speech = self._speech(
                 user_id,
-                lambda event: self.feed(entry, session.speech, event),
+                lambda event: self._heard(entry, event),
                 lambda speaking: self.feed(entry, session.voice, speaking),
             )
         record = SessionRecord(user_id, user_id, session.link.epoch, time.time())
@@ -434,6 +462,25 @@ class Hub:
             self._save(entry, "ensure_user", lambda: self._store.ensure_user(user_id))
         self.feed(entry, lambda at: session.start(at, with_glasses=with_glasses))
         return entry
+
+    def _heard(self, entry: SessionEntry, event: Mapping[str, Any]) -> None:
+        """A result of recognition; the time of the final one is a hop."""
+        waited = entry.speech.waited if entry.speech is not None else None
+        if event.get("isFinal") and event.get("type") == "transcription":
+            if waited is not None:
+                self._provider_hop.observe(waited)
+            self._note(
+                entry,
+                "transcript",
+                {
+                    "language": event.get("transcribeLanguage"),
+                    "provider": event.get("provider"),
+                    "provider_ms": None if waited is None else round(waited * 1000, 1),
+                    "audio_ms": (entry.session.hops.edge_clock or {}).get("audio_ms"),
+                    "rtt_ms": (entry.session.hops.edge_clock or {}).get("rtt_ms"),
+                },
+            )
+        self.feed(entry, entry.session.speech, event)
 
     def _is_young(self) -> bool:
         """Whether sessions of the previous process may still be picked up: as long as their grace would last."""
@@ -775,6 +822,8 @@ class Hub:
                 match effect:
                     case Ask():
                         connection.ping()
+                        if is_app:
+                            self._pinged.setdefault(connection_id, now)
                     case Speak():
                         connection.send(_APP_NOISE if is_app else _GLASSES_NOISE, Delivery.LOSSY)
                         self._count(connection)
@@ -795,6 +844,7 @@ class Hub:
 
     def _forget_connection(self, connection: Connection, kind: str, code: int) -> None:
         self._connections.pop(connection.id, None)
+        self._pinged.pop(connection.id, None)
         self._alive.pop(connection.id, None)
         self._count(connection)
         del self._counted[connection.id]
@@ -849,12 +899,24 @@ class Hub:
 
     def _keep_for_replay(self, entry: SessionEntry, data: bytes) -> None:
         try:
-            kind = message_type(load_object(split(data)[0]))
+            payload = load_object(split(data)[0])
+            kind = message_type(payload)
         except ProtocolError:
             return
         if kind in _NOT_REPLAYED or kind not in GLASSES_TO_CLOUD:
             return
-        self._note(entry, "from_glasses", {"about": kind, "bytes": len(data)})
+        hops, stamp = entry.session.hops, payload.get("timestamp")
+        way = hops.way_here(stamp, self._loop.time())
+        self._note(
+            entry,
+            "from_glasses",
+            {
+                "about": kind,
+                "bytes": len(data),
+                "sent_at": hops.sent_at(stamp),
+                "uplink_ms": None if way is None else round(way * 1000, 2),
+            },
+        )
         self._replayable[self._trace_seq] = (entry.session.user_id, data)
         while len(self._replayable) > REPLAYABLE_MAX:
             self._replayable.popitem(last=False)
@@ -909,6 +971,16 @@ class Hub:
             entry = self._create(user_id, with_glasses=False)
         return entry
 
+    def app_pong(self, entry: SessionEntry, package: str, connection_id: int, payload: bytes) -> None:
+        """An app's WebSocket library has answered a ping: there and back, and proof of what was sent before."""
+        asked = self._pinged.pop(connection_id, None)
+        if asked is not None:
+            seconds = self._loop.time() - asked
+            entry.round_trips[package] = seconds
+            self._round_trip.observe(seconds)
+        if payload:
+            self.feed(entry, entry.session.app_pong, package, connection_id, payload)
+
     def _adopted(self, entry: SessionEntry, record: AppRecord, key: str) -> AppRecord:
         if api_key_matches(key, record.hashed_api_key):
             return record
@@ -951,11 +1023,16 @@ class Hub:
                 self._display_updates[detail["outcome"]].inc()
                 if detail["outcome"] == "shown":
                     self._display_hop.observe(detail["waited"])
+                    if detail["answered"] is not None:
+                        self._app_hop.observe(detail["answered"])
+            case "display":
+                seconds = entry.round_trips.get(detail["package"])
+                detail = {**detail, "app_rtt_ms": None if seconds is None else round(seconds * 1000, 2)}
             case "display_result":
-                if detail["edge_ms"] is not None:
-                    self._edge_hop.observe(detail["edge_ms"] / 1000)
-                if detail["ble_ms"] is not None:
-                    self._ble_hop.observe(detail["ble_ms"] / 1000)
+                self._observe_hops(detail)
+            case "edge_clock":
+                self._observe_hops(detail)
+                return  # every 2.4 s: the console shows the last one
             case "link_resumed":
                 recovered = str(detail["recovered"]).lower()
                 self._metrics.counter("link_resumes_total").labels(recovered=recovered).inc()
@@ -969,6 +1046,12 @@ class Hub:
             case "microphone":
                 self._lane(entry, "microphone", "on" if detail["on"] else "off", None)
         self._note(entry, kind, detail)
+
+    def _observe_hops(self, detail: Mapping[str, Any]) -> None:
+        for name, hop in self._hop_of.items():
+            value = detail.get(name)
+            if value is not None:
+                hop.observe(value / 1000)
 
     def _note(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any]) -> None:
         self._trace_seq += 1
@@ -1036,6 +1119,7 @@ class Hub:
             self._rooms.arrived(user_id, package, session_id)
         else:
             entry.connected_at.pop(package, None)
+            entry.round_trips.pop(package, None)
             if self._sessions.get(user_id) in (entry, None):
                 self._deliver_later(self._rooms.left(user_id, package, self.timestamp()))
             for stream_id in [s for s, stream in entry.streams.items() if stream.package == package]:
@@ -1342,26 +1426,32 @@ class Hub:
             timeout=20.0,
         )
 
-    def say(self, user_id: str, text: str, language: str, *, final: bool = True) -> bool:
+    def say(
+        self, user_id: str, text: str, language: str, *, final: bool = True, utterance: str | None = None
+    ) -> bool:
         entry = self._sessions.get(user_id)
         if entry is None or not text:
             return False
         session = entry.session
-        at = (self._loop.time() - session.started_at) * 1000
+        at = round((self._loop.time() - session.started_at) * 1000)
+        if utterance is None or entry.typing is None or entry.typing[0] != utterance:
+            entry.typing = (utterance or secrets.token_hex(6), at)
+            self.feed(entry, session.voice, True)
+        number, began = entry.typing
         event = {
             "type": "transcription",
             "text": text,
-            "utteranceId": secrets.token_hex(6),
+            "utteranceId": number,
             "transcribeLanguage": language,
-            "startTime": round(at),
-            "endTime": round(at),
-            "duration": 0,
+            "startTime": began,
+            "endTime": at,
+            "duration": at - began,
             "provider": "text",
         }
-        self.feed(entry, session.voice, True)
         self.feed(entry, session.speech, {**event, "isFinal": False})
         if final:
-            self.feed(entry, session.speech, {**event, "isFinal": True})
+            entry.typing = None
+            self._heard(entry, {**event, "isFinal": True})
             # Typed words can only be passed on untranslated; the apps see that.
             for source, target in session.subscriptions.speech:
                 if target is not None and source in ("all", language):

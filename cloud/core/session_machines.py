@@ -220,6 +220,8 @@ class Machines:
                         "reason": effect.reason,
                         "waited": effect.waited,
                     }
+                    if effect.outcome == "shown":
+                        settled["answered"] = self._delivery.answered(effect.package, now - effect.waited)
                     out.append(Record("display_settled", settled))
                 case _:
                     assert_never(effect)

@@ -141,8 +141,10 @@ class Hub(Protocol):
     def photo_uploaded(self, user_id: str, request_id: str, data: bytes, mime_type: str, url: str) -> bool:
         """Glasses uploaded a photo to us; it goes on to the app. Once per request."""
 
-    def say(self, user_id: str, text: str, language: str, *, final: bool = True) -> bool:
-        """Typed words become a transcript (speech provider `text`)."""
+    def say(
+        self, user_id: str, text: str, language: str, *, final: bool = True, utterance: str | None = None
+    ) -> bool:
+        """Typed words become a transcript (speech provider `text`). `utterance`: further words of the same sentence."""
 
     # ---- what changed in the store
     def push_app_settings(self, user_id: str, package_name: str) -> None: ...

@@ -190,6 +190,7 @@ class SessionSpeech:
         self._pairs: dict[tuple[str, str | None], _Pair] = {}
         self._utterance: _Utterance | None = None
         self._silence: asyncio.TimerHandle | None = None
+        self.waited: float | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
     def need(self, languages: frozenset[tuple[str, str | None]]) -> None:
@@ -250,6 +251,8 @@ class SessionSpeech:
         """One result of a pair becomes an event for each need that this pair serves."""
         if not result.text:
             return
+        ended = utterance.ended_clock
+        self.waited = self._loop.time() - ended if final and ended is not None else None
         source, target = key
         language = result.language or source if source in ("auto", "all") else source
         end = utterance.ended_at if utterance.ended_at is not None else self._detector.now

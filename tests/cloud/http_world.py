@@ -126,7 +126,9 @@ class ScriptedHub:
             return False
         return True
 
-    def say(self, user_id: str, text: str, language: str, *, final: bool = True) -> bool:
+    def say(
+        self, user_id: str, text: str, language: str, *, final: bool = True, utterance: str | None = None
+    ) -> bool:
         self.told.append(("say", user_id, text, language, final))
         return user_id in self.sessions
 

@@ -91,6 +91,16 @@ async def page_events(hub: Hub, user: str, touched: Callable[[], float | None]) 
         await asyncio.sleep(POLL)
 
 
+async def speak(hub: Hub, user: str, spoken: dict[str, Any]) -> None:
+    """The transcript of what the simulated wearer says, word by word while the sound plays, final at its end."""
+    words, began = spoken["text"].split(), spoken["started_at_ms"] / 1000
+    for count in range(1, len(words) + 1):
+        ends = began + spoken["duration_ms"] / 1000 * count / len(words)
+        await asyncio.sleep(max(0.0, ends - time.time()))
+        said, final = " ".join(words[:count]), count == len(words)
+        hub.say(user, said, "en-US", final=final, utterance=f"typed-{spoken['id']}")
+
+
 async def hear_the_simulator(
     control: Callable[[], str | None], took: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -160,14 +170,18 @@ async def serving(config: CloudConfig, control: Callable[[], str | None], user: 
             if change.get("kind") in ("input", "spoken"):
                 touched_at = change["at_ms"] / 1000 if "at_ms" in change else time.time()
             if change.get("kind") == "spoken":
-                cloud.hub.say(user, change["spoken"]["text"], "en-US")
+                task = asyncio.create_task(speak(cloud.hub, user, change["spoken"]))
+                speaking.add(task)
+                task.add_done_callback(speaking.discard)
 
+        speaking: set[asyncio.Task[None]] = set()  # as many as sentences wait in the simulated microphone
         hearing = asyncio.create_task(hear_the_simulator(control, took))
         try:
             yield cloud
         finally:
-            hearing.cancel()
-            await asyncio.gather(hearing, return_exceptions=True)
+            for task in (hearing, *speaking):
+                task.cancel()
+            await asyncio.gather(hearing, *speaking, return_exceptions=True)
 
 
 async def _main(config: CloudConfig, control: Callable[[], str | None], user: str) -> int:

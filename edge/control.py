@@ -1,14 +1,18 @@
 """Local windows into the daemon: a UNIX socket for the command line, and /status and /metrics on loopback.
 
 Rules: read-mostly and local. The socket takes one JSON object per line and answers with one; the HTTP port answers GET
-only and binds to loopback only. No contents of screens, no tokens.
+only and binds to loopback only. No contents of screens, no tokens. Where Python has no UNIX sockets (Windows) the socket's
+path holds a loopback port and a key instead, in a folder that only its owner can read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import os
+import secrets
+import socket
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -30,16 +34,48 @@ LINE_MAX = 4096
 CLIENTS_MAX = 16
 IDLE_MAX = 60.0  # s without a request, then the client is gone
 
+#: Whether Python serves UNIX sockets here.
+HAS_UNIX = hasattr(asyncio, "start_unix_server")
+ASK_MAX = 5.0  # s; the daemon answers from memory
+ANSWER_MAX = 1 << 20  # bytes; 20 wearers are 40 kB
+
 Status = Callable[[], dict[str, Any]]
 #: Commands besides `status`: name -> what it does with the rest of the request, returning the answer's members.
 Commands = dict[str, Callable[[dict[str, Any]], dict[str, Any]]]
 
 
+def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """One question to the daemon that listens at `path`. Raises OSError if none answers."""
+    address: Any = str(path)
+    if path.is_file():
+        try:
+            entry = orjson.loads(path.read_bytes())
+            address = ("127.0.0.1", int(entry["port"]))
+            request = {**request, "key": str(entry["key"])}
+        except (ValueError, KeyError, TypeError):
+            raise ConnectionRefusedError(f"{path} names no daemon") from None
+    family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
+    with socket.socket(family) as connection:
+        connection.settimeout(ASK_MAX)
+        connection.connect(address)
+        connection.sendall(orjson.dumps(request, option=orjson.OPT_APPEND_NEWLINE))
+        answer = b""
+        while not answer.endswith(b"\n"):
+            part = connection.recv(65536)
+            answer += part
+            if not part or len(answer) > ANSWER_MAX:
+                raise ConnectionAbortedError("the answer was cut short")
+    said: dict[str, Any] = orjson.loads(answer)
+    return said
+
+
 class ControlSocket:
     """`{"cmd": "status"}` and what the daemon adds, over a UNIX socket that only its owner can open."""
 
-    def __init__(self, path: Path, status: Status, commands: Commands) -> None:
+    def __init__(self, path: Path, status: Status, commands: Commands, *, unix: bool = HAS_UNIX) -> None:
         self.path = path
+        self._unix = unix
+        self._key: str | None = None  # what a client has to know where the socket itself asks nobody
         self._status = status
         self._commands = commands
         self._server: asyncio.Server | None = None
@@ -54,7 +90,12 @@ class ControlSocket:
             self.path.unlink(missing_ok=True)
             old = os.umask(0o177)
             try:
-                self._server = await asyncio.start_unix_server(self._client, str(self.path), limit=LINE_MAX)
+                if self._unix:
+                    self._server = await asyncio.start_unix_server(
+                        self._client, str(self.path), limit=LINE_MAX
+                    )
+                else:
+                    await self._serve_loopback()
             finally:
                 os.umask(old)
         except OSError as error:
@@ -64,15 +105,17 @@ class ControlSocket:
                 "Set control_socket or data_dir",
             ) from error
 
+    async def _serve_loopback(self) -> None:
+        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=LINE_MAX)
+        self._key = secrets.token_hex(16)
+        entry = {"port": self._server.sockets[0].getsockname()[1], "key": self._key}
+        self.path.write_bytes(orjson.dumps(entry))
+
     async def _refuse_second(self) -> None:
         try:
-            async with asyncio.timeout(1.0):
-                _, writer = await asyncio.open_unix_connection(str(self.path))
-        except (OSError, TimeoutError):
+            await asyncio.to_thread(ask, self.path, {"cmd": "status"})
+        except OSError:
             return  # nobody there: a leftover of a crash at most
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
         raise ConfigError(
             f"control socket {self.path} is in use",
             "an edge daemon already runs there",
@@ -119,6 +162,8 @@ class ControlSocket:
             request = None
         if not isinstance(request, dict) or not isinstance(request.get("cmd"), str):
             return {"ok": False, "error": 'a request is one line of JSON such as {"cmd": "status"}'}
+        if self._key is not None and not hmac.compare_digest(str(request.get("key")), self._key):
+            return {"ok": False, "error": f"the key that stands in {self.path} is missing"}
         name = request["cmd"]
         if name == "status":
             return {"ok": True, "status": self._status()}

@@ -6,16 +6,11 @@ whatever is not well. `draw` is pure.
 
 from __future__ import annotations
 
-import json
-import socket
 from pathlib import Path
 from typing import Any
 
+from edge import control
 from glassbridge.output import CommandError, Exit
-
-#: The daemon answers from memory. Seconds.
-TIMEOUT = 5.0
-ANSWER_BYTES_MAX = 1 << 20
 
 _WELL = {"ready", "online"}
 
@@ -23,24 +18,14 @@ _WELL = {"ready", "online"}
 def ask(path: Path) -> dict[str, Any]:
     """The daemon's status. Raises CommandError (69) when none answers."""
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT)
-            connection.connect(str(path))
-            connection.sendall(b'{"cmd": "status"}\n')
-            answer = b""
-            while not answer.endswith(b"\n"):
-                part = connection.recv(65536)
-                answer += part
-                if not part or len(answer) > ANSWER_BYTES_MAX:
-                    raise OSError("the answer was cut short")
-    except OSError as error:
+        status: dict[str, Any] = control.ask(path, {"cmd": "status"})["status"]
+    except (OSError, KeyError) as error:
         raise CommandError(
             "no edge daemon answers on this machine",
-            f"{path}: {error.strerror or error}",
+            f"{path}: {getattr(error, 'strerror', None) or error}",
             "glassbridge edge run   (or name its state with --data-dir)",
             Exit.UNREACHABLE,
         ) from None
-    status: dict[str, Any] = json.loads(answer)["status"]
     return status
 
 

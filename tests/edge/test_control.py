@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from edge import control
 from edge.control import ControlSocket, StatusPort
 from tests.edge.world import World
 from wire.errors import ConfigError
@@ -97,3 +98,37 @@ async def test_a_taken_port_is_told() -> None:
     with pytest.raises(ConfigError, match="cannot be used"):
         await StatusPort(int(url.rsplit(":", 1)[1]), status).start()
     await first.stop()
+
+
+async def test_without_unix_sockets_a_loopback_port_and_a_key_do_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "edge.sock"
+    windows = ControlSocket(path, status, {"retry": lambda _: {"did": True}}, unix=False)
+    await windows.start()
+    assert path.is_file()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    good = await asyncio.to_thread(control.ask, path, {"cmd": "status"})
+    assert good["status"]["wearers"][0]["glasses"]["state"] == "ready"
+    assert await asyncio.to_thread(control.ask, path, {"cmd": "retry"}) == {"ok": True, "did": True}
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", json.loads(path.read_text())["port"])
+    writer.write(b'{"cmd":"status"}\n{"cmd":"status","key":"guess"}\n')
+    for _ in range(2):
+        assert json.loads(await asyncio.wait_for(reader.readline(), 5))["ok"] is False
+    writer.close()
+    await writer.wait_closed()
+
+    with pytest.raises(ConfigError, match="in use"):
+        await ControlSocket(path, status, {}, unix=False).start()
+    await windows.stop()
+    assert not path.exists()
+
+
+async def test_what_a_crash_left_behind_is_no_daemon(tmp_path: Path) -> None:
+    for leftover in (b"", b"{}", b'{"port":1,"key":"k"}', b"\xff"):
+        (tmp_path / "edge.sock").write_bytes(leftover)
+        with pytest.raises(OSError):
+            await asyncio.to_thread(control.ask, tmp_path / "edge.sock", {"cmd": "status"})
+        for unix in (True, False):
+            fresh = ControlSocket(tmp_path / "edge.sock", status, {}, unix=unix)
+            await fresh.start()
+            await fresh.stop()

@@ -325,6 +325,37 @@ def cloud_run(
     return run(CloudConfig.load(file, flags), json_ready=as_json)
 
 
+@cloud.command("migrate")
+def cloud_migrate(file: Config = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Copy everything from this machine's SQLite into the PostgreSQL that `store.url` names; the cloud must be stopped."""
+    import asyncio
+
+    from cloud.config import CloudConfig
+    from wire.errors import ConfigError
+
+    loaded = CloudConfig.load(file, given(data_dir=str(data_dir) if data_dir else None))
+    if loaded.store.url is None:
+        raise ConfigError(
+            "store.url",
+            "it names no PostgreSQL to move to",
+            'Set it: GLASSBRIDGE_STORE__URL="postgresql://user:password@host/name" glassbridge cloud migrate',
+        )
+    try:
+        from cloud.store.move import move
+    except ImportError as error:
+        raise ConfigError(
+            "store.url", "the driver for PostgreSQL is not installed", "pip install 'glassbridge[cluster]'"
+        ) from error
+    counts = asyncio.run(move(loaded.directory, loaded.store.url.get_secret_value()))
+    if as_json:
+        emit({"moved": dict(counts)})
+        return
+    show(_table([("TABLE", "ROWS"), *((name, str(count)) for name, count in counts.items())], ""))
+    talk(
+        "everything is copied; the file is left as it was. Photos are files: copy the folder photos/ where nodes share it."
+    )
+
+
 @cloud.command("check")
 def cloud_check(
     url: Annotated[str, typer.Argument(metavar="URL", help="As glasses and apps reach it: https://...")],

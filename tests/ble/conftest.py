@@ -1,7 +1,8 @@
-"""A simulated Even G1 and our radio port, over each lane: A is bleak on Bumble, B is bleak's own BlueZ backend.
+"""A simulated Even G1 and our radio port, over each lane: A is bleak on Bumble, B is bleak's own BlueZ backend on an
+emulated bluetoothd, C the same on a real one (in the guest of `make realbluez` alone).
 
-Everything but dbus-daemon lives in the test's event loop, so that a stack costs 50 ms; what each lane proves stands in
-docs/ble-lanes.md.
+Everything but dbus-daemon and a real bluetoothd lives in the test's event loop, so that a stack costs 50 ms; what each
+lane proves stands in docs/ble-lanes.md.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
+from dbus_fast import Variant
+from dbus_fast.aio import MessageBus
 
 from edge.ble import BleakRadio, Link
+from edge.bluez_host import BLUEZ, call
 from edge.profiles.base import Advert
 from edge.profiles.g1 import UART
 from firmware_sim.bleak_backend import close_radio
@@ -24,10 +29,26 @@ from firmware_sim.fake_bluez.daemon import Bluetoothd
 from firmware_sim.peripheral import Glasses
 from firmware_sim.room import Room
 from tests.support.bluez import PrivateBus, private_bus
+from tests.support.realbluez import LANES, lanes, real_bluetoothd
 from tests.support.waiting import SLOW, until
 from wire.errors import GlassesError, GlassesFault
 
 HEARTBEAT = bytes.fromhex("250600010401")
+
+
+ADAPTER = "/org/bluez/hci0"
+
+
+class Daemon(Protocol):
+    """A bluetoothd, emulated or real, as far as a test may take it by the neck."""
+
+    address: str
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def crash(self) -> None: ...
+    async def unplug(self) -> None: ...
+    async def plug(self) -> None: ...
 
 
 @dataclass
@@ -54,15 +75,53 @@ class Bench:
     lane: str
     room: Room
     radio: BleakRadio
-    bluez: Bluetoothd | None
+    bluez: Daemon | None
     bus: PrivateBus | None
     seen: list[Advert] = field(default_factory=list)
     _open: list[Link] = field(default_factory=list)
 
     @property
-    def daemon(self) -> Bluetoothd:
+    def daemon(self) -> Daemon:
         assert self.bluez is not None
         return self.bluez
+
+    @property
+    def fake(self) -> Bluetoothd:
+        """Lane B's own daemon, for faults that no real one can be asked for."""
+        assert isinstance(self.bluez, Bluetoothd)
+        return self.bluez
+
+    # -- what anybody on the bus can ask ---------------------------------------------------------------------------
+
+    async def ask(
+        self, path: str, interface: str, member: str, signature: str = "", body: list[Any] | None = None
+    ) -> list[Any]:
+        """One call to bluetoothd from a client of its own. Raises DBusError."""
+        bus = await MessageBus(bus_address=self.daemon.address).connect()
+        try:
+            return await call(bus, BLUEZ, path, interface, member, signature, body)
+        finally:
+            bus.disconnect()
+
+    def path(self, side: str) -> str:
+        return f"{ADAPTER}/dev_{self.address(side).replace(':', '_')}"
+
+    async def power(self, on: bool) -> None:
+        """As a person does in the desktop's settings."""
+        body = ["org.bluez.Adapter1", "Powered", Variant("b", on)]
+        await self.ask(ADAPTER, "org.freedesktop.DBus.Properties", "Set", "ssv", body)
+
+    async def device_is(self, side: str, name: str) -> bool:
+        """A property of an arm's Device1; false for a device that bluetoothd does not know."""
+        (objects,) = await self.ask("/", "org.freedesktop.DBus.ObjectManager", "GetManagedObjects")
+        properties = objects.get(self.path(side), {}).get("org.bluez.Device1", {})
+        return name in properties and bool(properties[name].value)
+
+    async def connect_by_hand(self, side: str) -> None:
+        await self.ask(self.path(side), "org.bluez.Device1", "Connect")
+
+    async def remove_device(self, side: str) -> None:
+        await self.ask(ADAPTER, "org.bluez.Adapter1", "RemoveDevice", "o", [self.path(side)])
 
     def address(self, side: str) -> str:
         return self.glasses.firmware.arms[side].spec.address
@@ -110,13 +169,13 @@ class Bench:
 
     async def adapter_off(self) -> None:
         if self.bluez is not None:
-            await self.bluez.power(False)
+            await self.power(False)
         else:
             await self.room.ports[0].close()
 
     async def adapter_on(self) -> None:
         if self.bluez is not None:
-            await self.bluez.power(True)
+            await self.power(True)
         else:
             await self.room.ports[0].open()
 
@@ -130,35 +189,28 @@ async def bench_on(
     lane: str, folder: Path, monkeypatch: pytest.MonkeyPatch, options: Options | None = None
 ) -> AsyncIterator[Bench]:
     async with AsyncExitStack() as stack:
-        bus = bluez = None
-        if lane == "bluez":
+        bus: PrivateBus | None = None
+        bluez: Daemon | None = None
+        if lane != "bumble":
             bus = await stack.enter_async_context(private_bus(folder))
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
         room = await stack.enter_async_context(Room(["g1"], hci_ports=[f"unix-server:{folder}/hci.sock"]))
-        if bus is not None:
+        if bus is None:
+            stack.push_async_callback(close_radio, room.hci[0])
+        elif lane == "realbluez":
+            bluez = await stack.enter_async_context(real_bluetoothd(bus.address, room.hci[0]))
+        else:
             bluez = Bluetoothd(bus.address, [room.hci[0]], options)
             await bluez.start()
-            radio = BleakRadio("default")
-        else:
-            radio = BleakRadio(f"bumble:{room.hci[0]}")
+            stack.push_async_callback(bluez.stop)
+        radio = BleakRadio("default" if bus is not None else f"bumble:{room.hci[0]}")
         bench = Bench(lane, room, radio, bluez, bus)
-        try:
-            await radio.start()
-            yield bench
-        finally:
-            await bench.close()
-            if bluez is not None:
-                await bluez.stop()
-            else:
-                await close_radio(room.hci[0])
+        stack.push_async_callback(bench.close)
+        await radio.start()
+        yield bench
 
 
-@pytest_asyncio.fixture(
-    params=[
-        pytest.param("bumble", marks=pytest.mark.lane("bumble")),
-        pytest.param("bluez", marks=pytest.mark.lane("bluez")),
-    ]
-)
+@pytest_asyncio.fixture(params=lanes("bumble", "bluez", "realbluez"))
 async def bench(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
@@ -167,8 +219,33 @@ async def bench(
         yield bench
 
 
-@pytest_asyncio.fixture
-async def bluez(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    """Lane B alone: what only BlueZ can do to us."""
-    async with bench_on("bluez", tmp_path, monkeypatch) as bench:
+@pytest_asyncio.fixture(params=lanes("bluez", "realbluez"))
+async def bluez(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    """Lanes B and C: what only BlueZ can do to us."""
+    async with bench_on(request.param, tmp_path, monkeypatch) as bench:
         yield bench
+
+
+@pytest_asyncio.fixture(params=[pytest.param(Options(), marks=pytest.mark.lane("bluez"), id="bluez")])
+async def emulated(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    """Lane B alone: what a real bluetoothd does too rarely to wait for. Other `Options` by `emulated_with`."""
+    async with bench_on("bluez", tmp_path, monkeypatch, request.param) as bench:
+        yield bench
+
+
+def emulated_with(options: Options) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "emulated", [pytest.param(options, marks=pytest.mark.lane("bluez"), id="bluez")], indirect=True
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In the guest of lane C, what is about another lane is left out."""
+    out = [item for item in items if (lane := item.get_closest_marker("lane")) and lane.args[0] not in LANES]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]

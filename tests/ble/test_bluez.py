@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from bleak.exc import BleakError
@@ -20,11 +19,9 @@ from edge.profiles.g1 import UART
 from firmware_sim.fake_bluez.adapter import Options
 from firmware_sim.firmware.base import ArmState
 from firmware_sim.firmware.g1 import FROM_GLASSES, LEFT, RIGHT
-from tests.ble.conftest import HEARTBEAT, Bench, bench_on
+from tests.ble.conftest import HEARTBEAT, Bench, emulated_with
 from tests.support.waiting import until
 from wire.errors import GlassesError, GlassesFault
-
-pytestmark = pytest.mark.lane("bluez")
 
 
 async def test_hazard_1_a_stalled_bus_under_load_loses_the_link_or_nothing(bluez: Bench) -> None:
@@ -82,11 +79,11 @@ async def test_a_bus_that_dies_ends_every_link(bluez: Bench) -> None:
 async def test_a_scan_outlives_an_adapter_that_was_off(bluez: Bench) -> None:
     """bluetoothd ends discovery at power off, and bleak tells nobody: our scan begins anew by itself."""
     await bluez.sight(LEFT)
-    await bluez.daemon.power(False)
+    await bluez.power(False)
     await until(lambda: bluez.radio.fault is GlassesFault.ADAPTER_DOWN, "adapter down", 10)
     await asyncio.sleep(0.2)
     bluez.seen.clear()
-    await bluez.daemon.power(True)
+    await bluez.power(True)
     await until(lambda: bluez.seen, "an advertisement", 10)
     assert bluez.radio.fault is None
 
@@ -112,9 +109,7 @@ async def test_hazard_4_pairing_needs_our_agent(bluez: Bench) -> None:
         await until(lambda: agent.registrations == 1, "the agent")
         arm = await bluez.connect(LEFT, pair=True)
         assert await arm.echo() == HEARTBEAT
-        device = bluez.daemon.device(bluez.address(LEFT))
-        assert device is not None
-        assert device.is_("Paired")
+        assert await bluez.device_is(LEFT, "Paired")
         await arm.link.close()
         assert await (await bluez.connect(LEFT, pair=True)).echo() == HEARTBEAT
     finally:
@@ -202,29 +197,25 @@ async def test_hazard_9_a_bond_that_the_glasses_lost_is_given_up_and_made_anew(
             assert error.value.fault is GlassesFault.TIMEOUT
         monkeypatch.setattr(ble, "CONNECT_MAX", 20.0)
         assert await (await bluez.connect(LEFT, pair=True)).echo() == HEARTBEAT
-        other = bluez.daemon.device(bluez.address(RIGHT))
-        assert other is not None
-        assert other.is_("Paired"), "the other arm's bond is left alone"
+        assert await bluez.device_is(RIGHT, "Paired"), "the other arm's bond is left alone"
     finally:
         await agent.stop()
 
 
 @pytest.mark.failure("BLE-07")
-async def test_a_stale_service_table_is_dropped_once_and_discovered_anew(bluez: Bench) -> None:
-    bluez.daemon.adapters[0].hidden[bluez.address(LEFT)] = FROM_GLASSES
+async def test_a_stale_service_table_is_dropped_once_and_discovered_anew(emulated: Bench) -> None:
+    emulated.fake.adapters[0].hidden[emulated.address(LEFT)] = FROM_GLASSES
     with pytest.raises(GlassesError) as error:
-        await bluez.connect(LEFT)
+        await emulated.connect(LEFT)
     assert error.value.fault is GlassesFault.INCOMPATIBLE
-    assert await (await bluez.connect(LEFT)).echo() == HEARTBEAT
+    assert await (await emulated.connect(LEFT)).echo() == HEARTBEAT
 
 
 @pytest.mark.failure("BLE-08")
 async def test_a_link_left_over_from_a_killed_process_is_taken_over(bluez: Bench) -> None:
     await bluez.sight(LEFT)
-    device = bluez.daemon.device(bluez.address(LEFT))
-    assert device is not None
-    await device.connect()  # somebody before us, now gone
-    await until(lambda: device.is_("ServicesResolved"), "services")
+    await bluez.connect_by_hand(LEFT)  # somebody before us, now gone
+    await until(lambda: bluez.device_is(LEFT, "ServicesResolved"), "services", 10)
     bluez.radio.unwatch(bluez.hear)
     await asyncio.sleep(ble.FRESH + 0.1)
     arm = await bluez.connect(LEFT)  # it does not advertise: it is seen because the system holds it
@@ -234,16 +225,14 @@ async def test_a_link_left_over_from_a_killed_process_is_taken_over(bluez: Bench
 
 
 @pytest.mark.failure("BLE-12")
-async def test_an_adapter_that_refuses_parallel_connects_is_never_asked_for_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with bench_on("bluez", tmp_path, monkeypatch, Options(one_connect=True)) as bench:
-        for _ in range(5):
-            await bench.sight(LEFT)
-            await bench.sight(RIGHT)
-            arms = await asyncio.gather(bench.connect(LEFT, sight=False), bench.connect(RIGHT, sight=False))
-            assert [await arm.echo() for arm in arms] == [HEARTBEAT] * 2
-            await asyncio.gather(*(arm.link.close() for arm in arms))
+@emulated_with(Options(one_connect=True))
+async def test_an_adapter_that_refuses_parallel_connects_is_never_asked_for_two(emulated: Bench) -> None:
+    for _ in range(5):
+        await emulated.sight(LEFT)
+        await emulated.sight(RIGHT)
+        arms = await asyncio.gather(emulated.connect(LEFT, sight=False), emulated.connect(RIGHT, sight=False))
+        assert [await arm.echo() for arm in arms] == [HEARTBEAT] * 2
+        await asyncio.gather(*(arm.link.close() for arm in arms))
 
 
 @pytest.mark.failure("BLE-08")
@@ -260,18 +249,20 @@ async def test_an_adapter_that_refuses_parallel_connects_is_never_asked_for_two(
     ],
 )
 async def test_an_error_of_bluez_is_one_failure_and_the_next_attempt_works(
-    bluez: Bench, monkeypatch: pytest.MonkeyPatch, member: str, name: str, text: str
+    emulated: Bench, monkeypatch: pytest.MonkeyPatch, member: str, name: str, text: str
 ) -> None:
     monkeypatch.setattr(ble, "CONNECT_MAX", 2.0)
-    await bluez.sight(LEFT)
-    bluez.daemon.fail(member, name, text)
+    await emulated.sight(LEFT)
+    emulated.fake.fail(member, name, text)
     try:
-        arm = await bluez.connect(LEFT, sight=False)
+        arm = await emulated.connect(LEFT, sight=False)
     except GlassesError:
-        arm = await bluez.connect_again(LEFT)
+        arm = await emulated.connect_again(LEFT)
     assert await arm.echo() == HEARTBEAT
     assert arm.closed == []
-    await until(lambda: len(bluez.room.ports[0].controller.le_connections) == 1, "one link and no leftover")
+    await until(
+        lambda: len(emulated.room.ports[0].controller.le_connections) == 1, "one link and no leftover"
+    )
 
 
 @pytest.mark.failure("BLE-11")
@@ -279,7 +270,7 @@ async def test_an_error_of_bluez_is_one_failure_and_the_next_attempt_works(
     "member", ["Connect", "Pair", "StartNotify", "WriteValue", "Disconnect", "StartDiscovery"]
 )
 async def test_a_call_that_never_returns_is_given_up_and_the_radio_goes_on(
-    bluez: Bench, monkeypatch: pytest.MonkeyPatch, member: str
+    emulated: Bench, monkeypatch: pytest.MonkeyPatch, member: str
 ) -> None:
     for limit in ("CONNECT_MAX", "NOTIFY_MAX", "WRITE_MAX", "DISCONNECT_MAX", "SCAN_START_MAX"):
         monkeypatch.setattr(ble, limit, 1.0)
@@ -287,11 +278,11 @@ async def test_a_call_that_never_returns_is_given_up_and_the_radio_goes_on(
     agent.start()
     try:
         await until(lambda: agent.registrations == 1, "the agent")
-        await bluez.sight(LEFT)
-        bluez.daemon.hang(member)
+        await emulated.sight(LEFT)
+        emulated.fake.hang(member)
 
         async def session() -> None:
-            arm = await bluez.connect(LEFT, pair=True)
+            arm = await emulated.connect(LEFT, pair=True)
             try:
                 await arm.echo()
             finally:
@@ -301,35 +292,32 @@ async def test_a_call_that_never_returns_is_given_up_and_the_radio_goes_on(
             await asyncio.wait_for(session(), 15)
         except GlassesError as error:
             assert error.fault in (GlassesFault.TIMEOUT, GlassesFault.CONNECT_FAILED, GlassesFault.LINK_LOST)  # noqa: PT017
-        bluez.daemon.heal()
+        emulated.fake.heal()
         for limit in ("CONNECT_MAX", "NOTIFY_MAX", "WRITE_MAX", "DISCONNECT_MAX", "SCAN_START_MAX"):
             monkeypatch.setattr(ble, limit, 10.0)
-        assert await (await bluez.connect_again(LEFT)).echo() == HEARTBEAT
+        assert await (await emulated.connect_again(LEFT)).echo() == HEARTBEAT
     finally:
         await agent.stop()
 
 
 async def test_a_device_removed_by_hand_ends_its_link_and_is_found_again(bluez: Bench) -> None:
     arm = await bluez.connect(LEFT)
-    await bluez.daemon.remove_device(bluez.address(LEFT))
+    await bluez.remove_device(LEFT)
     await arm.until_closed()
     assert await (await bluez.connect_again(LEFT)).echo() == HEARTBEAT
 
 
-async def test_a_device_that_was_forgotten_between_sight_and_connect_is_not_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with bench_on("bluez", tmp_path, monkeypatch) as bench:
-        await bench.sight(LEFT)
-        bench.radio.unwatch(bench.hear)
-        await asyncio.sleep(0.2)
-        await bench.daemon.remove_device(bench.address(LEFT))
-        with pytest.raises(GlassesError) as error:
-            await bench.radio.connect(
-                bench.address(LEFT), UART, pair=False, on_notify=lambda *_: None, on_closed=lambda _: None
-            )
-        assert error.value.retryable
-        assert await (await bench.connect_again(LEFT)).echo() == HEARTBEAT
+async def test_a_device_that_was_forgotten_between_sight_and_connect_is_not_found(bluez: Bench) -> None:
+    await bluez.sight(LEFT)
+    bluez.radio.unwatch(bluez.hear)
+    await asyncio.sleep(0.2)
+    await bluez.remove_device(LEFT)
+    with pytest.raises(GlassesError) as error:
+        await bluez.radio.connect(
+            bluez.address(LEFT), UART, pair=False, on_notify=lambda *_: None, on_closed=lambda _: None
+        )
+    assert error.value.retryable
+    assert await (await bluez.connect_again(LEFT)).echo() == HEARTBEAT
 
 
 async def test_without_bluetoothd_there_is_no_adapter(bluez: Bench) -> None:

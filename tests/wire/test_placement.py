@@ -1,0 +1,43 @@
+"""The key that places a session: stable, says nothing about the user, and survives what SDKs do to URLs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from wire.placement import path_prefix, session_key, split_path, with_query
+
+
+def test_a_user_has_one_key_whatever_the_case_of_the_address() -> None:
+    assert session_key("Anna@Home.example") == session_key("anna@home.example") == "wri6ja3lgmwg7ox5"
+    assert session_key("anna@home.example") != session_key("otto@home.example")
+    assert re.fullmatch("[a-z2-7]{16}", session_key("ö@x"))
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("ws://h:1/glasses-ws", "ws://h:1/glasses-ws?s=k"),
+        ("wss://h/glasses-ws?token=a%26b", "wss://h/glasses-ws?token=a%26b&s=k"),
+        ("wss://h/x/glasses-ws?s=old&v=", "wss://h/x/glasses-ws?v=&s=k"),
+    ],
+)
+def test_a_glasses_url_carries_it_as_its_query(url: str, wanted: str) -> None:
+    assert with_query(url, "k") == wanted
+    assert with_query(with_query(url, "k"), "k") == wanted
+
+
+def test_an_app_url_carries_it_before_the_suffix_that_sdks_cut_off() -> None:
+    key = session_key("anna@home.example")
+    url = f"ws://h:1{path_prefix(key)}/app-ws"
+    rest = re.sub(r"/app-ws$", "", url) + "/api/sdk/simple-storage/anna"
+    assert split_path(rest.removeprefix("ws://h:1")) == (key, "/api/sdk/simple-storage/anna")
+    assert split_path(f"/s/{key}/app-ws") == (key, "/app-ws")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/app-ws", "/s/", "/s/short/app-ws", "/s/" + "a" * 16, "/S/" + "a" * 16 + "/x"]
+)
+def test_other_paths_are_left_alone(path: str) -> None:
+    assert split_path(path) == (None, path)

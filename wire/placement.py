@@ -1,0 +1,45 @@
+"""Where a session is best served: one short key per user, known to glasses, apps and balancers without asking anybody.
+
+Rules: a hint, never a proof: every node can serve every session, and a wrong key costs a hop. The key is a hash, so that
+access logs of proxies hold no address of a person. Glasses carry it as the query `s` of their URL. Apps carry it as the path
+prefix `/s/<key>` before `/app-ws`: the SDKs cut that suffix off to find the REST address (wire spec 0, rule 1; a query
+there would break it), so that their requests carry it too. Balancers hash either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from typing import Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+#: The query key that glasses add, and the first path segment of apps.
+QUERY: Final = "s"
+#: 80 bits: two users of a billion share a key with a chance of 1 in a million, and then only share a node.
+_KEY_BYTES: Final = 10
+_PREFIX: Final = re.compile(r"/s/([a-z2-7]{16})(?=/)")
+
+
+def session_key(user_id: str) -> str:
+    """The key of a user's session: 16 characters a-z and 2-7, the same on every node and version."""
+    digest = hashlib.blake2b(user_id.lower().encode(), digest_size=_KEY_BYTES, person=b"glassbridge")
+    return base64.b32encode(digest.digest()).decode().lower()
+
+
+def with_query(url: str, key: str) -> str:
+    """A glasses URL with the key; one that is there already is replaced."""
+    parts = urlsplit(url)
+    query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != QUERY]
+    return urlunsplit(parts._replace(query=urlencode([*query, (QUERY, key)])))
+
+
+def path_prefix(key: str) -> str:
+    """What stands before the path of an app's URL."""
+    return f"/s/{key}"
+
+
+def split_path(path: str) -> tuple[str | None, str]:
+    """The key in a path, if there is one, and the path without it."""
+    found = _PREFIX.match(path)
+    return (found[1], path[found.end() :]) if found else (None, path)

@@ -32,6 +32,7 @@ from websockets.server import ServerProtocol
 
 from cloud.connection import Connection, ConnectionHandler, ConnectionStats, Cork
 from wire.errors import CloseCode
+from wire.placement import QUERY, split_path
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,9 @@ class Reject:
 
 UpgradeCallback: TypeAlias = Callable[[UpgradeRequest], Accept | Reject]
 
+#: Takes a connection, the head of its upgrade request, and all that was read so far to another process; True if it did.
+GiveAway: TypeAlias = Callable[[asyncio.Transport, bytes, bytes], bool]
+
 
 class _ServerState(ServerState):
     """uvicorn's shared state, with the `Date` header that its own server loop would refresh each second."""
@@ -149,6 +153,19 @@ class Listener:
         )
         self._config.load()
         self._strangers: dict[str, OrderedDict[_Stranger, float]] = {}
+        #: Set where several processes share the port (`cloud.cluster.handover`).
+        self.give_away: GiveAway | None = None
+
+    async def adopt(self, sock: socket.socket, data: bytes) -> None:
+        """Serve a connection that another process accepted; `data` is what it had read of it. Owns the socket."""
+        loop = asyncio.get_running_loop()
+        try:
+            transport, opening = await loop.connect_accepted_socket(lambda: _Opening(self, taken=True), sock)
+        except OSError:  # its peer has gone meanwhile
+            sock.close()
+            return
+        if not transport.is_closing():
+            opening.data_received(data)
 
     async def start(
         self, host: str, port: int, *, sock: socket.socket | None = None, reuse_port: bool = False
@@ -285,10 +302,12 @@ class _UnknownPeer:
 class _Opening(asyncio.Protocol):
     """A TCP connection until its first request head is complete."""
 
-    __slots__ = ("_address", "_buffer", "_listener", "_loop", "_timer", "_transport")
+    __slots__ = ("_address", "_buffer", "_listener", "_loop", "_taken", "_timer", "_transport")
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, *, taken: bool = False) -> None:
+        """`taken`: another process gave it to us, so that here it stays."""
         self._listener = listener
+        self._taken = taken
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
@@ -343,6 +362,12 @@ class _Opening(asyncio.Protocol):
             self._transport = None
             self._listener.serve_http(transport, bytes(self._buffer))
             return
+        give_away = self._listener.give_away
+        if give_away is not None and not self._taken and give_away(transport, head, bytes(self._buffer)):
+            self._leave()
+            self._transport = None
+            transport.abort()  # our hold on it; the connection lives on elsewhere
+            return
         self._handshake(transport, head, bytes(self._buffer[head_end + 4 :]))
 
     def _handshake(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
@@ -368,13 +393,16 @@ class _Opening(asyncio.Protocol):
         try:
             parts = urlsplit(request.path)
             query = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=100))
+            key, path = split_path(parts.path)
+            if key is not None:
+                query[QUERY] = key
         except ValueError as error:
             self._answer(Reject(400, {"error": f"malformed request target: {error}"}))
             return
         remote = listener.remote_of(self._address, request.headers)
         decision = listener.decide(
             UpgradeRequest(
-                path=parts.path,
+                path=path,
                 query=query,
                 headers={name.lower(): value for name, value in request.headers.raw_items()},
                 remote=remote,

@@ -25,6 +25,7 @@ from cloud.http.routing import JSON, Auth, Call, RouteSpec, now_text, routes
 from cloud.http.services import Services
 from cloud.metrics import CONTENT_TYPE
 from cloud.store.base import StoreError
+from wire.placement import split_path
 
 #: The store must answer a probe within this time to count as ready.
 PROBE_TIMEOUT: Final = 2.0
@@ -130,6 +131,20 @@ class _Cors:
         await (self._app if closed else self._open)(scope, receive, send)
 
 
+class _Placed:
+    """Takes off the prefix `/s/<key>` that balancers read (wire.placement)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/s/"):
+            _, path = split_path(scope["path"])
+            _, raw = split_path(scope["raw_path"].decode("latin-1"))
+            scope = {**scope, "path": path, "raw_path": raw.encode("latin-1")}
+        await self._app(scope, receive, send)
+
+
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     body: dict[str, Any] = {"error": error.detail}
@@ -145,4 +160,4 @@ def build_http_app(
         routes=routes(route_table([*pages, *extra]), services),
         exception_handlers={HTTPException: _refused},
     )
-    return _Cors(app)
+    return _Placed(_Cors(app))

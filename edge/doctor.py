@@ -21,9 +21,11 @@ from pathlib import Path
 import httpx
 import orjson
 
+from edge import control
 from edge.ble import BleakRadio
 from edge.config import EdgeConfig, Wearer
 from edge.pairing import scan
+from edge.profiles.base import Advert
 from edge.uplink_socket import DialRefused, UplinkSocket
 from wire.errors import ConfigError, GlassesError, GlassesFault, UplinkError
 
@@ -32,6 +34,23 @@ HTTP_MAX = 5.0  # s
 SCAN_SECONDS = 6.0
 #: A token that ends within a day will end during the next one's use.
 TOKEN_SOON = 24 * 3600
+
+#: What a fault means to a person; `docs/troubleshooting.md` has the longer story.
+FAULT_WORDS = {
+    GlassesFault.ADAPTER_MISSING: "there is no Bluetooth adapter, or the Bluetooth service does not run",
+    GlassesFault.ADAPTER_DOWN: "the Bluetooth adapter is switched off",
+    GlassesFault.ADAPTER_QUIET: "the Bluetooth adapter hears no device at all",
+    GlassesFault.PERMISSION: "this user may not use Bluetooth",
+    GlassesFault.NOT_FOUND: "they do not advertise: in the closed case, out of range, or held by a phone",
+    GlassesFault.CONNECT_FAILED: "no connection came about: too far away, or held by a phone",
+    GlassesFault.LINK_LOST: "the connection was lost",
+    GlassesFault.TIMEOUT: "they did not answer in time",
+    GlassesFault.REFUSED: "they refused what they were asked",
+    GlassesFault.NOT_PAIRED: "they refused to pair: they hold a bond with another host, or this host with older ones",
+    GlassesFault.BUSY: "the Bluetooth adapter is busy or has no free connection",
+    GlassesFault.INCOMPATIBLE: "they lack a service that every firmware that we know has",
+    GlassesFault.PROTOCOL: "they are connected, but their firmware does not answer",
+}
 
 
 class Level(StrEnum):
@@ -68,12 +87,19 @@ async def examine(
 ) -> list[Finding]:
     """Everything, in the order in which it is needed."""
     findings = check_data_dir(config.data_dir)
+    running = await asyncio.to_thread(check_daemon, config.socket_path)
+    findings += running
+    well = True
     if config.radio == "default" and sys.platform == "linux":
         on_progress("Bluetooth service")
-        findings += check_rfkill(rfkill)
-        findings += await check_bluez()
-    on_progress("Bluetooth adapter and glasses")
-    findings += await check_radio(config.radio)
+        bluetooth = check_rfkill(rfkill) + await check_bluez()
+        well = all(finding.level is not Level.ERROR for finding in bluetooth)
+        findings += bluetooth
+    if running:
+        pass  # its glasses do not advertise, and it says more about the radio than a second scan could
+    elif well:  # without a Bluetooth service the adapter would only be blamed for it
+        on_progress(f"Bluetooth adapter and glasses, {SCAN_SECONDS:.0f} s")
+        findings += await check_radio(config.radio)
     for wearer in config.everyone:
         on_progress("cloud")
         findings += check_token(wearer)
@@ -98,6 +124,45 @@ def check_data_dir(directory: Path) -> list[Finding]:
             )
         ]
     return [ok("state directory", str(directory))]
+
+
+def check_daemon(socket_path: Path) -> list[Finding]:
+    """What a daemon that runs already says of itself; nothing if there is none."""
+    try:
+        status = control.ask(socket_path, {"cmd": "status"})["status"]
+    except (OSError, KeyError):
+        return []
+    findings = [ok("edge daemon", f"runs, process {status['pid']}")]
+    fault = status["radio"]["fault"]
+    if fault:
+        findings.append(
+            error(
+                "the daemon cannot use Bluetooth",
+                FAULT_WORDS[GlassesFault(fault)],
+                "sudo systemctl restart bluetooth   (or switch the adapter off and on)",
+            )
+        )
+    for wearer in status["wearers"]:
+        glasses, cloud = wearer["glasses"], wearer["cloud"]
+        who = f"{wearer['user']}: " if wearer["user"] else ""
+        away = [arm for arm, facts in glasses["arms"].items() if facts["state"] != "ready"]
+        if away:
+            reasons = {facts["reason"] for facts in glasses["arms"].values() if facts["reason"]}
+            words = "; ".join(FAULT_WORDS[GlassesFault(reason)] for reason in sorted(reasons))
+            findings.append(
+                warning(
+                    f"{who}{glasses['model']}: {' and '.join(away)} not connected",
+                    words or "looked for",
+                    "Open the case beside this machine; disconnect them in the phone's app",
+                )
+            )
+        else:
+            findings.append(ok(f"{who}{glasses['model']}", glasses["state"]))
+        if cloud["state"] != "online":
+            findings.append(
+                warning(f"{who}the daemon has no cloud", cloud["reason"] or cloud["state"], "See below")
+            )
+    return findings
 
 
 def check_rfkill(root: Path) -> list[Finding]:
@@ -136,7 +201,7 @@ async def check_bluez() -> list[Finding]:
         return [
             error(
                 "no system D-Bus",
-                f"{type(problem).__name__}",
+                f"the Bluetooth service cannot be reached without it ({type(problem).__name__})",
                 "sudo apt install dbus && sudo systemctl start dbus",
             )
         ]
@@ -188,12 +253,27 @@ async def check_radio(spec: str) -> list[Finding]:
         fix, code = _RADIO_FIXES.get(
             problem.fault, ("Plug a Bluetooth adapter in, then: bluetoothctl list", 69)
         )
-        return [error("no usable Bluetooth adapter", str(problem), fix, code)]
+        return [error("no usable Bluetooth adapter", FAULT_WORDS[problem.fault], fix, code)]
+    heard: set[str] = set()
+
+    def hear(advert: Advert) -> None:
+        heard.add(advert.address)
+
+    radio.watch(hear)
     try:
         found = await scan(radio, SCAN_SECONDS)
     finally:
+        radio.unwatch(hear)
         await radio.stop()
-    findings = [ok("Bluetooth adapter", spec)]
+    if not heard:
+        return [
+            warning(
+                "the Bluetooth adapter hears nothing at all",
+                f"no device advertised for {SCAN_SECONDS:.0f} s: none is near, or the adapter hangs",
+                "Switch a phone's Bluetooth on beside it; if it stays silent: sudo systemctl restart bluetooth",
+            )
+        ]
+    findings = [ok("Bluetooth adapter", f"{spec}, {len(heard)} device(s) heard in {SCAN_SECONDS:.0f} s")]
     if not found:
         return [
             *findings,
@@ -247,6 +327,14 @@ def _ends(token: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
+def _why(problem: httpx.HTTPError) -> str:
+    """The words of the network's error, without the library's."""
+    if isinstance(problem, httpx.TimeoutException):
+        return f"no answer within {HTTP_MAX:.0f} s"
+    words = str(problem) or type(problem).__name__
+    return "nothing listens there" if words == "All connection attempts failed" else words
+
+
 async def check_cloud(wearer: Wearer) -> list[Finding]:
     """Name, TCP, TLS, /health, and the upgrade with our token."""
     base = wearer.cloud.replace("ws", "http", 1).rsplit("/", 1)[0]
@@ -258,7 +346,7 @@ async def check_cloud(wearer: Wearer) -> list[Finding]:
         return [
             error(
                 f"the cloud at {base} cannot be reached",
-                f"{type(problem).__name__}: {problem}",
+                _why(problem),
                 f"curl -v {base}/health   (is it running? glassbridge cloud run)",
             )
         ]

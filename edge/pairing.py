@@ -19,6 +19,8 @@ from wire.errors import ConfigError, GlassesError, GlassesFault
 
 #: Glasses advertise several times a second; ten seconds show also those that sleep between bursts.
 SCAN_SECONDS = 10.0
+#: ... and once a whole pair is seen, another one in the room would have shown up within this (they advertise every 0.1 s).
+SETTLE = 3.0
 #: A greeting is answered in 20 to 40 ms; a slow link needs a few intervals.
 ANSWER_MAX = 3.0
 
@@ -51,10 +53,15 @@ class Found:
 
 
 async def scan(
-    radio: Radio, seconds: float = SCAN_SECONDS, on_found: Progress = lambda _: None
+    radio: Radio,
+    seconds: float = SCAN_SECONDS,
+    on_found: Progress = lambda _: None,
+    settle: float | None = None,
 ) -> list[Found]:
-    """All glasses in sight, complete pairs first. `on_found` is told each new arm as it shows up."""
+    """All glasses in sight, complete pairs first. `on_found` is told each new arm as it shows up. With `settle` it ends
+    when a whole pair is seen and nothing new has shown up for that long."""
     found: dict[tuple[str, str], Found] = {}
+    fresh = asyncio.Event()
 
     def seen(advert: Advert) -> None:
         known = recognise(advert)
@@ -67,11 +74,21 @@ async def scan(
         arm = pair.arms.setdefault(sighting.arm, [])
         if all(address != advert.address for address, _ in arm):
             arm.append((advert.address, advert.rssi))
+            fresh.set()
             on_found(f"{profile.model}, pair {sighting.pair}, {sighting.arm}: {advert.address}")
 
+    ends = asyncio.get_running_loop().time() + seconds
     radio.watch(seen)
     try:
-        await asyncio.sleep(seconds)
+        while (left := ends - asyncio.get_running_loop().time()) > 0:
+            whole = settle is not None and any(pair.complete for pair in found.values())
+            fresh.clear()
+            try:
+                async with asyncio.timeout(min(left, settle) if whole and settle is not None else left):
+                    await fresh.wait()
+            except TimeoutError:
+                if whole:
+                    break
     finally:
         radio.unwatch(seen)
     return sorted(found.values(), key=lambda pair: (not pair.complete, pair.model, pair.pair))
@@ -114,19 +131,23 @@ async def greet(radio: Radio, found: Found, on_progress: Progress = lambda _: No
     """Connect and bond each arm, and hear it answer as its model does. Raises GlassesError."""
     profile = PROFILES[found.model]
     for arm in profile.arms:
-        on_progress(f"{arm}: connecting")
+        on_progress(f"{arm}: connecting" + (" and pairing" if profile.bonds else ""))
         answers: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(maxsize=64)
-        link = await radio.connect(
-            found.addresses[arm],
-            profile.gatt,
-            pair=profile.bonds,
-            on_notify=lambda char, data, answers=answers: _keep(answers, char, data),  # type: ignore[misc]
-            on_closed=lambda _: None,
-        )
         try:
-            await _converse(profile, arm, link, answers)
-        finally:
-            await link.close()
+            link = await radio.connect(
+                found.addresses[arm],
+                profile.gatt,
+                pair=profile.bonds,
+                on_notify=lambda char, data, answers=answers: _keep(answers, char, data),  # type: ignore[misc]
+                on_closed=lambda _: None,
+            )
+            try:
+                on_progress(f"{arm}: connected, greeting")
+                await _converse(profile, arm, link, answers)
+            finally:
+                await link.close()
+        except GlassesError as error:
+            raise GlassesError(error.fault, f"{arm}: {error}", retryable=error.retryable) from error
         on_progress(f"{arm}: answers")
 
 
@@ -158,9 +179,7 @@ async def _converse(
                     char, data = await answers.get()
                     if Reply(wanted) in driver.decode(arm, char, data, now()):
                         return
-    raise GlassesError(
-        GlassesFault.PROTOCOL, f"{arm}: connected, but the firmware does not answer", retryable=True
-    )
+    raise GlassesError(GlassesFault.PROTOCOL, "connected, but the firmware does not answer", retryable=True)
 
 
 async def pair(
@@ -173,7 +192,7 @@ async def pair(
     radio = BleakRadio(radio_spec)
     await radio.start()
     try:
-        found = choose(await scan(radio, seconds, on_progress), wanted)
+        found = choose(await scan(radio, seconds, on_progress, SETTLE), wanted)
         await greet(radio, found, on_progress)
         return found
     finally:

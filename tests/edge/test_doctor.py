@@ -8,6 +8,7 @@ import json
 import time
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
@@ -15,9 +16,12 @@ from websockets.http11 import Request, Response
 
 from edge import doctor
 from edge.config import EdgeConfig, Wearer
+from edge.control import ControlSocket
 from edge.doctor import Level, check_cloud, check_data_dir, check_radio, check_rfkill, check_token, worst
+from edge.profiles.base import Arm
 from tests.edge import fake_bleak
 from tests.edge.fake_bleak import Script, raising
+from tests.edge.world import World
 from wire.errors import GlassesError, GlassesFault
 
 
@@ -52,8 +56,12 @@ async def test_radio_troubles_have_their_exit_codes(monkeypatch: pytest.MonkeyPa
     made.adverts = [("AA", "Even G1_7_L_0000AA")]
     good = await check_radio("tests.edge.fake_bleak:doctor")
     assert [f.level for f in good] == [Level.OK, Level.OK]
-    made.adverts = []
+    made.adverts = [("CC", "a television")]
     assert [f.level for f in await check_radio("tests.edge.fake_bleak:doctor")] == [Level.OK, Level.WARNING]
+    made.adverts = []
+    (silent,) = await check_radio("tests.edge.fake_bleak:doctor")
+    assert silent.level is Level.WARNING
+    assert "hears nothing" in silent.what
     made.hooks["scan"] = raising(GlassesError(GlassesFault.PERMISSION, "no", retryable=False))
     assert worst(await check_radio("tests.edge.fake_bleak:doctor")) == 77
     made.hooks["scan"] = raising(OSError("no"))
@@ -141,5 +149,34 @@ async def test_the_whole_examination_ends_and_orders_its_findings(
     )
     async with asyncio.timeout(20):
         findings = await doctor.examine(config, rfkill=tmp_path)
-    assert [f.what for f in findings][:2] == ["state directory", "Bluetooth adapter"]
+    assert [f.what for f in findings][:2] == ["state directory", "the Bluetooth adapter hears nothing at all"]
     assert worst(findings) in (69, 78)
+
+
+def test_every_fault_has_words_for_a_person() -> None:
+    assert doctor.FAULT_WORDS.keys() == set(GlassesFault)
+
+
+async def test_a_daemon_that_runs_is_asked_instead_of_scanning_over_its_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World().start()
+    world.run(5)
+    world.arms[Arm.RIGHT].connect_fault = GlassesFault.TIMEOUT
+    world.drop(Arm.RIGHT)
+    world.run(3)
+
+    def status() -> dict[str, Any]:
+        wearer = {"user": "", **world.node.status(world.now)}
+        return {"pid": 7, "radio": {"fault": None}, "wearers": [wearer]}
+
+    config = EdgeConfig.load(None, {"data_dir": str(tmp_path), "radio": "nonsense", "token": "t"})
+    socket = ControlSocket(config.socket_path, status, {})
+    await socket.start()
+    monkeypatch.setattr(doctor, "HTTP_MAX", 0.2)
+    # The daemon answers from this very loop.
+    found = await asyncio.to_thread(doctor.check_daemon, config.socket_path)
+    assert [f.what for f in found] == ["edge daemon", "Even Realities G1: right not connected"]
+    assert "did not answer in time" in found[1].why
+    await socket.stop()
+    assert doctor.check_daemon(config.socket_path) == []

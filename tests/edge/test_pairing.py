@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from edge import pairing
+from edge.ble import BleakRadio
 from edge.pairing import Found, choose, look, pair
 from edge.profiles.base import Arm
 from tests.edge import fake_bleak
@@ -63,6 +64,27 @@ async def test_a_scan_lists_pairs_and_tells_as_it_goes() -> None:
     assert one.complete
     assert one.addresses == {L: "AA", R: "BB"}
     assert len(told) == 2
+
+
+async def test_a_whole_pair_with_nothing_new_beside_it_ends_the_search_early() -> None:
+    script("early")
+    began = asyncio.get_running_loop().time()
+    assert await look("tests.edge.fake_bleak:early", 0.3)  # a list wants the whole time
+    assert asyncio.get_running_loop().time() - began >= 0.3
+    radio = BleakRadio("tests.edge.fake_bleak:early")
+    await radio.start()
+    (one,) = await pairing.scan(radio, 60.0, settle=0.1)
+    assert one.complete
+    await radio.stop()
+    half = script("half")
+    half.adverts = half.adverts[:1]
+    radio = BleakRadio("tests.edge.fake_bleak:half")
+    await radio.start()
+    began = asyncio.get_running_loop().time()
+    (alone,) = await pairing.scan(radio, 0.5, settle=0.1)
+    assert not alone.complete
+    assert asyncio.get_running_loop().time() - began >= 0.5, "the other half is waited for"
+    await radio.stop()
 
 
 async def test_pairing_hears_both_arms_answer() -> None:

@@ -112,7 +112,6 @@ class SessionConfig(_Section):
     app_grace: Seconds = Field(
         default=5.0, description="An app may be gone this long before it is restarted, seconds."
     )
-    sessions_max: int = Field(default=5000, ge=1, description="Users at once; more get 503.")
     apps_per_session_max: int = Field(default=50, ge=1, description="Apps that one user may run at once.")
 
 
@@ -174,6 +173,25 @@ class SpeechConfig(_Section):
         if not known:
             raise ValueError("must be off, text, openai:<http url> or wyoming:tcp://host:port")
         return value
+
+
+class AdmissionConfig(_Section):
+    lag: Seconds = Field(
+        default=0.1,
+        description="Event loop this late, for longer: lossy frames are shed, then newcomers get 503; seconds.",
+    )
+    frames_per_second: float = Field(
+        default=100_000, gt=0, description="Frames handled, in and out, above which the same happens."
+    )
+    memory_share: float = Field(
+        default=0.9, gt=0, le=1, description="Share of the memory in use above which newcomers get 503."
+    )
+    sessions_per_second: float = Field(
+        default=200, gt=0, description="Sessions that may begin per second; others are told when to come back."
+    )
+    dead_after: Seconds = Field(
+        default=30.0, description="Event loop that stands still for so long: /livez answers 503; seconds."
+    )
 
 
 class StoreConfig(_Section):
@@ -240,6 +258,7 @@ class CloudConfig(_Section):
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     speech: SpeechConfig = Field(default_factory=SpeechConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)
+    admission: AdmissionConfig = Field(default_factory=AdmissionConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

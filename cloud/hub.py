@@ -33,6 +33,7 @@ from cloud.core.endpoints import Endpoints, HeldBack
 from cloud.core.microphone import MicrophoneState
 from cloud.core.rooms import Rooms, Send
 from cloud.core.session import AppInfo, Session, SessionState, SessionTiming, UserData
+from cloud.gate import Gate
 from cloud.http.ports import AppOutcome, AppView, Presence, SessionView
 from cloud.metrics import Metrics
 from cloud.store.base import StorageLimit, Store, StoreError
@@ -92,6 +93,8 @@ _APP_NOISE: Final = Frame.text(
 )
 _GLASSES_NOISE: Final = Frame.text(b'{"type":"pong"}')
 
+_LOSSY: Final = Delivery.LOSSY
+
 #: Part of the connection, not of what the wearer does.
 _NOT_REPLAYED: Final = frozenset(
     {"ping", "pong", "connection_init", "glassbridge_ack", "glassbridge_status", "glassbridge_display_result"}
@@ -147,6 +150,8 @@ class SessionEntry:
     )
     remote: str | None = None
     token_id: str | None = None
+    #: Its place among those whose lossy frames are dropped under overload; even over all sessions.
+    slot: float = field(default_factory=random.random)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     posts: dict[tuple[str, int], asyncio.Task[None]] = field(default_factory=dict)
     saves: set[asyncio.Task[None]] = field(default_factory=set)
@@ -258,6 +263,8 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_save: dict[str, asyncio.Task[None]] = {}
         self._saves_waiting = 0
+        self._frames = 0  # handled by connections, in and out, without what was shed
+        self.gate = Gate(config.admission, metrics, lambda: self._frames)
         self._draining = False
         self._connects = RateLimiter(CONNECT_RATE, CONNECT_BURST)
         self._sweeper: asyncio.TimerHandle | None = self._loop.call_later(SWEEP / SWEEP_PARTS, self._sweep)
@@ -337,6 +344,8 @@ class Hub:
             match effect:
                 # The frequent ones first and without captures: a pattern that binds five names costs 0.3 µs more.
                 case fx.SendToApps():
+                    if effect.delivery is _LOSSY and self.gate.sheds(entry.slot):
+                        continue
                     frame = text_frame(effect.payload)
                     ids = effect.connection_ids
                     for connection_id in ids:
@@ -838,6 +847,7 @@ class Hub:
         """Carry a connection's own totals over to the metrics; True if something was sent since the last time."""
         sent, received = self._counted.get(connection.id, (0, 0))
         self._counted[connection.id] = (connection.sent, connection.received)
+        self._frames += connection.sent - sent + connection.received - received
         self._sent += connection.sent - sent
         self._received += connection.received - received
         return connection.sent != sent
@@ -855,8 +865,8 @@ class Hub:
         """Why this user may not connect now: HTTP status, code and seconds to wait; None = welcome."""
         if self._draining:
             return 503, ErrorCode.DRAINING, 5.0
-        if user_id not in self._sessions and len(self._sessions) >= self._config.sessions.sessions_max:
-            return 503, ErrorCode.OVERLOADED, 30.0
+        if user_id not in self._sessions and (pause := self.gate.ask(self._loop.time())):
+            return 503, ErrorCode.OVERLOADED, pause
         wait = self._connects.retry_after(user_id, self._loop.time())
         if wait > 0:
             self._metrics.counter("rate_limited_total").labels(kind="connect").inc()
@@ -938,6 +948,9 @@ class Hub:
         session = entry.session
         if session.glasses_connection != connection_id:
             return
+        if self.gate.share and self.gate.sheds(entry.slot):
+            self._frames -= 1
+            return
         self._audio_received += 1
         audio = entry.audio
         gaps, lost = audio.gaps, audio.lost
@@ -963,8 +976,8 @@ class Hub:
         if self._draining:
             raise ProtocolError(ErrorCode.DRAINING, "the server is restarting")
         if entry is None:
-            if len(self._sessions) >= self._config.sessions.sessions_max:
-                raise ProtocolError(ErrorCode.OVERLOADED, "too many sessions")
+            if self.gate.trouble is not None:
+                raise ProtocolError(ErrorCode.OVERLOADED, "the server is overloaded")
             if user_id not in self._returning or not self._is_young():
                 raise ProtocolError(ErrorCode.SESSION_NOT_FOUND, "Session not found")
             # The previous process left this user's session behind, and his app is back before his glasses.

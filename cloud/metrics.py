@@ -7,6 +7,7 @@ bounded; the hot path touches counters whose children were looked up beforehand.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -70,6 +71,7 @@ TABLE: Final = (
     Line("speech_failures_total", "counter", "Provider failures.", ("provider",)),
     # process
     Line("loop_lag_seconds", "histogram", "How late the event loop ran its timer.", (), _LAG),
+    Line("admission", "gauge", "1 for the state of admission, else 0.", ("state",)),
     Line("store_failures_total", "counter", "Storage operations that failed.", ("operation",)),
     Line("errors_total", "counter", "Bugs contained by a supervision boundary.", ("where",)),
     Line("http_requests_total", "counter", "HTTP requests by route table entry.", ("route", "status")),
@@ -133,6 +135,36 @@ class _Reader(Collector):
         return []
 
 
+class Tally:
+    """One series of a histogram, for the event path: a plain list until `carry` brings it into the registry.
+
+    `Histogram.observe` takes two locks and 0.5 µs, a quarter of what a display costs.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_series", "_sum")
+
+    def __init__(self, series: Histogram, bounds: tuple[float, ...] = _LATENCY) -> None:
+        """`bounds`: the buckets of the histogram that `series` is of, without infinity."""
+        self._series = series
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def carry(self) -> None:
+        """Before a scrape: what was observed since the last time."""
+        # The library has no public way to add many at once; a test compares this with `observe`.
+        for bucket, count in zip(self._series._buckets, self._counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._series._sum.inc(self._sum)
+        self._counts = [0] * len(self._counts)
+        self._sum = 0.0
+
+
 class LoopWatch:
     """Measures how late the event loop is; one timer, no task. `lag` is the worst of the last few seconds."""
 
@@ -141,6 +173,10 @@ class LoopWatch:
 
     def __init__(self, metrics: Metrics) -> None:
         self._observe = metrics.histogram("loop_lag_seconds").observe
+        #: Called with each sample: how late (seconds), and the loop's time.
+        self.on_sample: Callable[[float, float], None] | None = None
+        #: Loop time of the last sample, for a watcher in another thread: a float is written in one step.
+        self.beat = 0.0
         self._recent: list[float] = []
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -152,12 +188,17 @@ class LoopWatch:
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._due = loop.time() + self.INTERVAL
+        self.beat = loop.time()
+        self._due = self.beat + self.INTERVAL
         self._timer = loop.call_at(self._due, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        self.sample(max(0.0, now - self._due))
+        self.beat = now
+        lag = max(0.0, now - self._due)
+        self.sample(lag)
+        if self.on_sample is not None:
+            self.on_sample(lag, now)
         self._due = now + self.INTERVAL
         self._timer = loop.call_at(self._due, self._tick, loop)
 

@@ -188,6 +188,7 @@ class Cloud:
             ) from error
         self.services.port = self.port
         self.store.on_change = self._records_changed
+        self.loop_watch.on_sample = self.hub.gate.sampled
         self.loop_watch.start()
         return self
 
@@ -312,7 +313,7 @@ class Cloud:
 
 _REFUSALS: Final = {
     ErrorCode.DRAINING: "the server is restarting",
-    ErrorCode.OVERLOADED: "the server is full",
+    ErrorCode.OVERLOADED: "the server is busy",
     ErrorCode.RATE_LIMITED: "too many connections of this user",
 }
 

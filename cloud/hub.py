@@ -17,7 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
 from cloud.app_socket import AppSocket, Claim
 from cloud.audio_uplink import AudioUplink
@@ -30,12 +30,13 @@ from cloud.core.capabilities import HardwareRequirement
 from cloud.core.clock import WallClock
 from cloud.core.display import DisplayTiming
 from cloud.core.endpoints import Endpoints, HeldBack
+from cloud.core.exchange import Exchanges
 from cloud.core.microphone import MicrophoneState
 from cloud.core.rooms import Rooms, Send
 from cloud.core.session import AppInfo, Session, SessionState, SessionTiming, UserData
 from cloud.gate import Gate
 from cloud.http.ports import AppOutcome, AppView, Presence, SessionView
-from cloud.metrics import Metrics
+from cloud.metrics import Metrics, Tally
 from cloud.store.base import StorageLimit, Store, StoreError
 from cloud.store.records import AppRecord, Location, SessionRecord
 from cloud.webhooks import FormFile, WebhookClient, WebhookResult
@@ -49,6 +50,12 @@ from wire.messages.base import Delivery
 from wire.messages.cloud_to_app import AudioStreamReady
 from wire.messages.glasses_to_cloud import GlassesToCloud
 from wire.trace import redact
+
+if TYPE_CHECKING:
+    from cloud.cluster.cluster import Cluster
+    from cloud.cluster.edge_socket import EdgeSocket
+    from cloud.cluster.seat import Seat
+    from cloud.glasses_socket import GlassesSocket
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +99,8 @@ _APP_NOISE: Final = Frame.text(
     b'{"type":"data_stream","sessionId":"","streamType":"glassbridge_keepalive","data":{}}'
 )
 _GLASSES_NOISE: Final = Frame.text(b'{"type":"pong"}')
+#: To our own edge: connect anew, elsewhere; this connection serves until then.
+_MOVE: Final = b'{"type":"glassbridge_move"}'
 
 _LOSSY: Final = Delivery.LOSSY
 
@@ -141,6 +150,7 @@ class SessionEntry:
     """A session and what the shell keeps for it."""
 
     session: Session
+    seat: Seat | None = None  # in a cluster: by what right this node serves the session
     timer: asyncio.TimerHandle | None = None
     timer_at: float = 0.0  # uvloop's handle of a timer that is due already cannot say when
     audio: AudioUplink = field(default_factory=AudioUplink)
@@ -161,6 +171,7 @@ class SessionEntry:
     connected_at: dict[str, float] = field(default_factory=dict)  # wall clock, for presence
     streams: dict[str, _AudioStream] = field(default_factory=dict)
     history: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=HISTORY_MAX))
+    exchanges: Exchanges = field(default_factory=Exchanges)
     #: Package -> the last round trip to its socket, seconds: the two ways are at most that.
     round_trips: dict[str, float] = field(default_factory=dict)
     #: Lane -> its states with their times; lanes in the order of their last change.
@@ -250,6 +261,9 @@ class Hub:
         self._sweeps = 0
         self._replayable: OrderedDict[int, tuple[str, bytes]] = OrderedDict()
         self._apps = _AppsView(lambda: store.apps)
+        #: This node's part in a cluster; None: the only process, which owns every session.
+        self.cluster: Cluster | None = None
+        self._app_sockets: dict[int, AppSocket] = {}
         self._endpoints = Endpoints()
         self._rooms = Rooms()
         #: (number, wall clock, user, kind, detail); made presentable, and private members hidden, only when read
@@ -281,9 +295,10 @@ class Hub:
             outcome: displays.labels(outcome=outcome)
             for outcome in ("shown", "replaced", "expired", "refused")
         }
+        self._displays_settled = dict.fromkeys(self._display_updates, 0)
         self._errors = metrics.counter("errors_total")
         self._hops = metrics.histogram("hop_seconds")
-        self._display_hop = self._hops.labels(hop="cloud_display")
+        self._display_hop = Tally(self._hops.labels(hop="cloud_display"))
         #: Members of trace records (milliseconds) -> the hop that they measure.
         self._hop_of = {
             name: self._hops.labels(hop=hop)
@@ -313,11 +328,11 @@ class Hub:
 
     def _arm(self, entry: SessionEntry) -> None:
         """See to it that the session is woken at its deadline; one that moved later wakes it early, which is nothing."""
-        session = entry.session
-        if session.is_steady:
-            session.is_steady = False
+        agenda = entry.session.agenda
+        if agenda.steady:
+            agenda.steady = False
             return
-        due = session.deadline
+        due = entry.session.deadline
         timer = entry.timer
         if due is not None and (timer is None or due < entry.timer_at):
             if timer is not None:
@@ -346,11 +361,14 @@ class Hub:
                 case fx.SendToApps():
                     if effect.delivery is _LOSSY and self.gate.sheds(entry.slot):
                         continue
-                    frame = text_frame(effect.payload)
+                    data = text_frame(effect.payload)
                     ids = effect.connection_ids
                     for connection_id in ids:
                         target = connections.get(connection_id)
-                        if target is not None and not target.put(frame):
+                        if target is None:
+                            if self.cluster is not None:
+                                self.cluster.send_to_app(connection_id, effect)
+                        elif not target.put(data):
                             target.send(Frame.text(effect.payload), effect.delivery, effect.key)
                     self._events_delivered += len(ids)
                     if now < self._watched_until:
@@ -360,23 +378,30 @@ class Hub:
                     frame = Frame.binary(effect.pcm)
                     for connection_id in effect.connection_ids:
                         target = connections.get(connection_id)
-                        if target is not None:
+                        if target is None:
+                            if self.cluster is not None:
+                                self.cluster.send_audio(connection_id, effect.pcm)
+                        elif not target.put(frame.data):
                             target.send(frame, Delivery.LOSSY)
                 case fx.SendToGlasses():
                     target = connections.get(effect.connection_id)
                     if target is not None and not target.put(text_frame(effect.payload)):
                         target.send(Frame.text(effect.payload), effect.delivery, effect.key)
                 case fx.Record():
-                    self._recorded(entry, effect.kind, effect.detail)
+                    self._recorded(entry, effect.kind, effect.detail, now)
                 case fx.PingApp():
                     target = connections.get(effect.connection_id)
                     if target is not None:
                         target.ping(effect.payload)
                         self._pinged.setdefault(effect.connection_id, now)
+                    elif self.cluster is not None:
+                        self.cluster.ping_app(effect.connection_id, effect.payload)
                 case fx.CloseGlasses(connection_id, code, reason) | fx.CloseApp(connection_id, code, reason):
                     target = connections.get(connection_id)
                     if target is not None:
                         target.close(code, reason)
+                    elif self.cluster is not None:
+                        self.cluster.close_app(connection_id, code, reason)
                 case fx.AppMoved():
                     self._app_moved(entry, effect, now)
                 case fx.LoadUser():
@@ -438,7 +463,15 @@ class Hub:
 
     # ================================================================================================ sessions
 
-    def _create(self, user_id: str, *, with_glasses: bool) -> SessionEntry:
+    def _create(
+        self,
+        user_id: str,
+        *,
+        with_glasses: bool,
+        seat: Seat | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> SessionEntry:
+        """`seat`: of a node in a cluster, which owns the session. `state`: what another node has made of it."""
         now = self._loop.time()
         timing = self._timing
         if user_id in self._returning:
@@ -456,8 +489,9 @@ class Hub:
             now=now,
             timing=timing,
             apps_max=self._config.sessions.apps_per_session_max,
+            named=seat is not None,
         )
-        entry = SessionEntry(session)
+        entry = SessionEntry(session, seat=seat)
         self._sessions[user_id] = entry
         if self._speech is not None:
             entry.speech = self._speech(
@@ -465,8 +499,14 @@ class Hub:
                 lambda event: self._heard(entry, event),
                 lambda speaking: self.feed(entry, session.voice, speaking),
             )
-        record = SessionRecord(user_id, user_id, session.link.epoch, time.time())
-        self._save(entry, "put_session", lambda: self._store.put_session(record))
+        if seat is not None:
+            seat.entry = entry
+            if state is not None:
+                self.feed(entry, session.restore, state)
+            seat.dirty()
+        else:
+            record = SessionRecord(user_id, user_id, session.link.epoch, time.time())
+            self._save(entry, "put_session", lambda: self._store.put_session(record))
         if with_glasses:
             self._save(entry, "ensure_user", lambda: self._store.ensure_user(user_id))
         self.feed(entry, lambda at: session.start(at, with_glasses=with_glasses))
@@ -503,7 +543,9 @@ class Hub:
         if entry.registered:
             entry.registered = False
             self._ending.add(entry)
-            if not self._draining and user_id not in self._sessions:
+            if entry.seat is not None:
+                entry.seat.end()
+            elif not self._draining and user_id not in self._sessions:
                 self._save(entry, "delete_session", lambda: self._store.delete_session(user_id))
         self._history(entry)
 
@@ -873,25 +915,39 @@ class Hub:
             return 429, ErrorCode.RATE_LIMITED, wait
         return None
 
-    def glasses_opened(self, connection: Connection, identity: Identity) -> SessionEntry | None:
-        """An authenticated glasses client is here."""
+    def glasses_opened(
+        self, connection: Connection, identity: Identity, socket: GlassesSocket
+    ) -> SessionEntry | None:
+        """An authenticated glasses client is here. None: closed, or it waits until this node owns its session."""
         if self._draining:
             connection.close(CloseCode.SERVICE_RESTART, "Server restarting")
             return None
         entry = self._sessions.get(identity.user_id)
+        if entry is None and self.cluster is not None:
+            self.cluster.claim(identity.user_id, connection, identity, socket)
+            return None
         if entry is None:
             entry = self._create(identity.user_id, with_glasses=True)
         elif entry.session.state is SessionState.DETACHED:
             self._metrics.counter("reconnects_total").labels(kind="glasses").inc()
             self._metrics.counter("grace_total").labels(kind="glasses", outcome="returned").inc()
+        if entry.seat is not None and self.cluster is not None:
+            self.cluster.returned(entry.seat)
+        self._attach(entry, connection, identity)
+        return entry
+
+    def _attach(self, entry: SessionEntry, connection: Connection, identity: Identity) -> None:
         entry.remote, entry.token_id = connection.remote, identity.token_id
         entry.audio.reset()
         self.feed(entry, entry.session.glasses_connected, connection.id)
         self._history(entry)
-        return entry
 
-    def glasses_closed(self, entry: SessionEntry | None, connection: Connection, code: int) -> None:
+    def glasses_closed(
+        self, entry: SessionEntry | None, identity: Identity, connection: Connection, code: int
+    ) -> None:
         self._forget_connection(connection, "glasses", code)
+        if entry is None and self.cluster is not None:
+            self.cluster.forsaken(identity.user_id, connection)
         if entry is not None:
             self.feed(entry, entry.session.glasses_lost, connection.id)
             self._history(entry)
@@ -962,8 +1018,11 @@ class Hub:
             entry.speech.feed(pcm)
         self.feed(entry, session.glasses_audio, connection_id, pcm)
 
-    def app_opened(self, socket: AppSocket, connection: Connection, claim: Claim) -> SessionEntry:
-        """Prove who an app socket is. Raises ProtocolError with the words that it is told."""
+    def app_opened(
+        self, socket: AppSocket, connection: Connection, claim: Claim
+    ) -> SessionEntry | tuple[EdgeSocket]:
+        """Prove who an app socket is: an app of a session here, or (in a tuple) of one elsewhere. Raises ProtocolError with the words
+        that it is told."""
         record = self._store.apps.get(claim.package)
         user_id = _claimed_user(claim)
         entry = self._sessions.get(user_id)
@@ -975,7 +1034,10 @@ class Hub:
             raise ProtocolError(ErrorCode.INVALID_API_KEY, "Invalid API key")
         if self._draining:
             raise ProtocolError(ErrorCode.DRAINING, "the server is restarting")
+        self._app_sockets[connection.id] = socket
         if entry is None:
+            if self.cluster is not None:
+                return (self.cluster.adopt(socket, connection, user_id, claim.package),)
             if self.gate.trouble is not None:
                 raise ProtocolError(ErrorCode.OVERLOADED, "the server is overloaded")
             if user_id not in self._returning or not self._is_young():
@@ -1018,6 +1080,7 @@ class Hub:
 
     def app_closed(self, entry: SessionEntry | None, package: str, connection: Connection, code: int) -> None:
         self._forget_connection(connection, "app", code)
+        self._app_sockets.pop(connection.id, None)
         if entry is not None:
             self.feed(entry, entry.session.app_lost, package, connection.id)
 
@@ -1028,13 +1091,64 @@ class Hub:
     def timestamp(self) -> str:
         return iso(time.time())
 
+    # ================================================================================================ other nodes
+
+    def connection(self, connection_id: int | None) -> Connection | None:
+        """An open socket of this node."""
+        return None if connection_id is None else self._connections.get(connection_id)
+
+    def seat_taken(
+        self,
+        seat: Seat,
+        state: Mapping[str, Any] | None,
+        waiting: tuple[Connection, Identity, GlassesSocket] | None,
+    ) -> None:
+        """This node owns a session: it begins here with what it was, and then with the glasses that wait for it."""
+        entry = self._create(seat.user_id, with_glasses=waiting is not None, seat=seat, state=state)
+        if waiting is not None and self._sessions.get(seat.user_id) is entry:
+            connection, identity, socket = waiting
+            self._attach(entry, connection, identity)
+            socket.adopt(entry)
+
+    def seat_lost(self, entry: SessionEntry, code: int, reason: str) -> None:
+        """Another node owns this session: it ends here. The apps' sockets stay open and go on with its new owner."""
+        session, cluster = entry.session, self.cluster
+        assert cluster is not None
+        sockets = []
+        for state in session.app_states():
+            socket = self._app_sockets.get(state["connection"]) if state["connection"] is not None else None
+            if socket is not None:
+                sockets.append((state["package"], self._connections[state["connection"]], socket))
+        seen = session.marks()
+        self.feed(entry, session.leave, code, reason)
+        for package, connection, socket in sockets:
+            socket.move(cluster.keep(socket, connection, session.user_id, package, seen))
+
+    def move(self, entry: SessionEntry) -> None:
+        """This node drains: the glasses are asked to go elsewhere; the session is served until another node takes it."""
+        connection = self.connection(entry.session.glasses_connection)
+        if connection is None:
+            return
+        if entry.session.link.sequenced:
+            connection.send(Frame.text(_MOVE), Delivery.RELIABLE)
+        else:
+            connection.close(CloseCode.SERVICE_RESTART, "Server restarting")
+
+    def count_error(self, where: str) -> None:
+        """A bug of ours was caught elsewhere in this node."""
+        self._errors.labels(where=where).inc()
+
+    def told(self, news: Mapping[str, Any]) -> None:
+        """Another node tells all others what has changed."""
+
     # ================================================================================================ effects in detail
 
-    def _recorded(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any]) -> None:
+    def _recorded(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any], now: float) -> None:
         match kind:
             case "display_settled":
-                self._display_updates[detail["outcome"]].inc()
-                if detail["outcome"] == "shown":
+                outcome = detail["outcome"]
+                self._displays_settled[outcome] += 1
+                if outcome == "shown":
                     self._display_hop.observe(detail["waited"])
                     if detail["answered"] is not None:
                         self._app_hop.observe(detail["answered"])
@@ -1058,7 +1172,8 @@ class Hub:
                 self._history(entry)
             case "microphone":
                 self._lane(entry, "microphone", "on" if detail["on"] else "off", None)
-        self._note(entry, kind, detail)
+        self._trace_seq += 1
+        self._trace.append((self._trace_seq, now + self._epoch_offset, entry.session.user_id, kind, detail))
 
     def _observe_hops(self, detail: Mapping[str, Any]) -> None:
         for name, hop in self._hop_of.items():
@@ -1068,8 +1183,13 @@ class Hub:
 
     def _note(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any]) -> None:
         self._trace_seq += 1
-        at = self._loop.time() + self._epoch_offset
+        now = self._loop.time()
+        at = now + self._epoch_offset
         self._trace.append((self._trace_seq, at, entry.session.user_id, kind, detail))
+        if now < self._watched_until:
+            exchange = entry.exchanges.add(kind, at, detail)
+            if exchange is not None:
+                self._note(entry, "exchange", exchange)
 
     def _app_moved(self, entry: SessionEntry, moved: fx.AppMoved, now: float) -> None:
         match (moved.before, moved.after):
@@ -1566,6 +1686,8 @@ class Hub:
         """Everyone is told to come back (1012); state is flushed. Ends within the configured time."""
         if not self._draining:
             self._draining = True
+            if self.cluster is not None:
+                await self.cluster.drain(self._config.drain_timeout)
             for entry in list(self._sessions.values()):
                 self.feed(entry, entry.session.drain)
         saves = {task for entry in (*self._sessions.values(), *self._ending) for task in entry.saves}
@@ -1575,6 +1697,8 @@ class Hub:
     async def close(self) -> None:
         """Stop every timer and task. After this nothing of the hub lives."""
         await self.drain()
+        if self.cluster is not None:
+            await self.cluster.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -1594,6 +1718,10 @@ class Hub:
         self._messages_out.inc(self._sent)
         self._messages_in.inc(self._received)
         self._events_delivered = self._audio_received = self._sent = self._received = 0
+        for outcome, count in self._displays_settled.items():
+            self._display_updates[outcome].inc(count)
+            self._displays_settled[outcome] = 0
+        self._display_hop.carry()
         states = dict.fromkeys(SessionState, 0)
         app_states = dict.fromkeys(AppState, 0)
         microphones = 0

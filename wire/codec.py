@@ -36,6 +36,15 @@ def load_object(
     data: bytes | bytearray | memoryview | str, bytes_max: int = TEXT_BYTES_MAX
 ) -> dict[str, Any]:
     """The JSON object in one text frame. Raises ProtocolError(TOO_LARGE or MALFORMED_MESSAGE)."""
+    value = parse_object(data, bytes_max)
+    check_depth(data, value)
+    return value
+
+
+def parse_object(
+    data: bytes | bytearray | memoryview | str, bytes_max: int = TEXT_BYTES_MAX
+) -> dict[str, Any]:
+    """`load_object` without the limit on nesting: for who looks at every member anyway, or calls `check_depth`."""
     if type(data) is not bytes:
         # The limit is in bytes; a lone surrogate passes here and is refused as JSON below.
         data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
@@ -49,6 +58,13 @@ def load_object(
         raise ProtocolError(
             ErrorCode.MALFORMED_MESSAGE, "a message must be a JSON object with a string `type`"
         )
+    return value
+
+
+def check_depth(data: bytes | bytearray | memoryview | str, value: dict[str, Any]) -> None:
+    """Whether an object is nested within reason. Raises ProtocolError(MALFORMED_MESSAGE)."""
+    if type(data) is not bytes:
+        data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
     # Looking for brackets is far cheaper than walking the value: an event has none but its own, a message few.
     if (
         (data.find(b"{", 1) >= 0 or data.find(b"[") >= 0)
@@ -56,7 +72,6 @@ def load_object(
         and _depth(value) > DEPTH_MAX
     ):
         raise ProtocolError(ErrorCode.MALFORMED_MESSAGE, f"nested deeper than {DEPTH_MAX} levels")
-    return value
 
 
 def _depth(value: object) -> int:

@@ -221,7 +221,10 @@ def _left(expires: float, now: float) -> float | None:
     return None if expires == _NEVER else expires - now
 
 
-_LIVE = LinkState.LIVE  # looking up a member of an Enum costs 50 ns, and `passes` is asked for every frame
+# Looking up a member of an Enum costs 50 ns (CPython 3.11), and these stand on the way of every frame.
+_LIVE = LinkState.LIVE
+_CLOSED = LinkState.CLOSED
+_LATEST = Delivery.LATEST
 
 _ACK = b'{"type":"glassbridge_ack"}'
 _SKIP = b'{"type":"glassbridge_skip"}'
@@ -264,7 +267,7 @@ class Link:
 
     __slots__ = (
         "_base", "_bytes", "_connection", "_heard", "_latest", "_latest_bytes", "_log", "_newest", "_peer", "_resume_by", "_sent",
-        "_state", "_unacked_bytes", "counters", "epoch", "initiator", "limits", "sequenced",
+        "_state", "_unacked_bytes", "counters", "epoch", "holding", "initiator", "limits", "sequenced",
     )  # fmt: skip
 
     def __init__(self, epoch: str, *, initiator: bool, limits: LinkLimits | None = None) -> None:
@@ -273,6 +276,9 @@ class Link:
         self.limits = limits or LinkLimits()
         #: Whether the peer of the current or last connection knows the extension; settled when LIVE.
         self.sequenced = False
+        #: Whether what arrives is only kept for later: it is not acknowledged then, so that nothing is lost when the
+        #: process that keeps it is killed. `release` ends it.
+        self.holding = False
         self.counters = LinkCounters()
         self._state = LinkState.DETACHED
         self._connection: int | None = None
@@ -319,7 +325,9 @@ class Link:
         since = self._peer.since
         if since == self._resume_by == _NEVER:  # a peer without the extension, or nothing to acknowledge
             return None
-        ack_by = since + self.limits.ack_delay if self._state is LinkState.LIVE else _NEVER
+        ack_by = _NEVER
+        if self._state is LinkState.LIVE and not self.holding:
+            ack_by = since + self.limits.ack_delay
         due = min(ack_by, self._resume_by)
         return None if due == _NEVER else due
 
@@ -331,9 +339,20 @@ class Link:
                 effects += self._plain(self._connection, now)
             else:
                 effects += self._disconnect("handshake")
-        if self._state is LinkState.LIVE and now >= self._peer.since + self.limits.ack_delay:
+        if (
+            self._state is LinkState.LIVE
+            and not self.holding
+            and now >= self._peer.since + self.limits.ack_delay
+        ):
             effects.append(self._acknowledge())
         return effects
+
+    def release(self, now: float) -> list[LinkEffect]:
+        """What was kept has been handled: acknowledge it, and from now on everything at once."""
+        self.holding = False
+        if self._peer.acked < self._peer.offset and self._state is LinkState.LIVE:
+            self._peer.since = min(self._peer.since, now)
+        return self.handle_deadline(now)
 
     # -- connections
 
@@ -362,13 +381,14 @@ class Link:
         if recovered_out:
             self._acknowledged(hello.offset)
         if not recovered_in:
-            self._peer = _Peer(epoch=hello.own_epoch, offset=hello.own_offset)
-        self._peer.acked, self._peer.since = self._peer.offset, _NEVER
+            self._peer = _Peer(epoch=hello.own_epoch, offset=hello.own_offset, acked=hello.own_offset)
+        if not self.holding:
+            self._peer.acked, self._peer.since = self._peer.offset, _NEVER
         welcome = LinkWelcome(
             epoch=self.epoch,
             offset=self._base,
             recovered=recovered_out,
-            peer_offset=self._peer.offset,
+            peer_offset=self._peer.acked,
             peer_recovered=recovered_in,
         )
         return [
@@ -433,7 +453,8 @@ class Link:
             "epoch": self.epoch,
             "base": self._base,
             "newest": self._newest,
-            "peer": [self._peer.epoch, self._peer.offset],
+            # What is only kept for later is not part of this; it comes again.
+            "peer": [self._peer.epoch, self._peer.acked if self.holding else self._peer.offset],
             "log": [
                 [
                     entry.offset,
@@ -491,18 +512,19 @@ class Link:
         `key` names what a `latest` frame is the newest of. `life`, in seconds, bounds how late a reliable frame may
         be delivered and how long a latest one is worth re-asserting.
         """
-        if self._state is LinkState.CLOSED:
+        if self._state is _CLOSED:
             return []
         expires = _NEVER if life is None else now + life
+        if delivery is _LATEST:
+            latest = self.state_is(key or "", data, expires)
+            return [] if latest is None else [latest]
         match delivery:
             case Delivery.LOSSY:
                 if self._connection is None:
                     self.counters.lossy_dropped += 1
                     return []
                 return [self._transmit(data, binary=binary)]
-            case Delivery.LATEST:
-                return self._send_latest(key or "", data, expires)
-            case Delivery.RELIABLE:
+            case _:
                 return self._send_reliable(data, expires, now)
 
     def forget(self, key: str) -> None:
@@ -555,6 +577,8 @@ class Link:
             self.counters.gaps += 1
             return [*effects, *self._disconnect("gap")]
         self._peer.since = min(self._peer.since, now)
+        if self.holding:
+            return effects
         if self.limits.ack_delay <= 0 or self._peer.offset - self._peer.acked >= self.limits.ack_every:
             effects.append(self._acknowledge())
         return effects
@@ -668,7 +692,7 @@ class Link:
         """A frame for the current connection; text carries whatever acknowledgement is due."""
         assert self._connection is not None
         ack = None
-        if self._state is LinkState.LIVE and self.sequenced and self._peer.since != _NEVER and not binary:
+        if self.sequenced and self._state is _LIVE and self._peer.since != _NEVER and not (binary or self.holding):
             ack = self._peer.acked = self._peer.offset
             self._peer.since = _NEVER
         return Transmit(self._connection, join(data, offset, ack), delivery, key, binary)
@@ -677,18 +701,25 @@ class Link:
         # Reliable for the connection's queue: an acknowledgement that a full queue may drop would stall the peer.
         return self._transmit(_ACK, Delivery.RELIABLE)
 
-    def _send_latest(self, key: str, data: bytes, expires: float) -> list[LinkEffect]:
+    def state_is(self, key: str, data: bytes, expires: float = _NEVER) -> Transmit | None:
+        """`send` for a `latest` frame: what is so now, kept until `expires` for the next connection. None: there is no
+        connection to write it to."""
+        if self._state is _CLOSED:
+            return None
         # Re-inserting keeps the order of last change; the oldest keys give way in a flood of keys.
-        self.forget(key)
-        self._latest[key] = _Latest(_exact(data), expires, self._connection)
-        self._latest_bytes += len(data)
-        while len(self._latest) > self.limits.latest_keys_max or (
-            self._latest_bytes > self.limits.latest_bytes_max and len(self._latest) > 1
+        latest, limits, connection_id = self._latest, self.limits, self._connection
+        old = latest.pop(key, None)
+        self._latest_bytes += len(data) if old is None else len(data) - len(old.data)
+        latest[key] = _Latest(_exact(data), expires, connection_id)
+        while len(latest) > limits.latest_keys_max or (
+            self._latest_bytes > limits.latest_bytes_max and len(latest) > 1
         ):
-            self.forget(next(iter(self._latest)))
-        if self._connection is None:
-            return []
-        return [self._transmit(data, Delivery.LATEST, key=key)]
+            self.forget(next(iter(latest)))
+        if connection_id is None:
+            return None
+        if self.sequenced:
+            return self._transmit(data, _LATEST, key=key)
+        return Transmit(connection_id, data, _LATEST, key)
 
     def _send_reliable(self, data: bytes, expires: float, now: float) -> list[LinkEffect]:
         if self._state is LinkState.LIVE and not self.sequenced:

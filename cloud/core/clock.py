@@ -13,29 +13,33 @@ from wire.messages import iso
 class WallClock:
     """Turns `now` into dates. `epoch_offset` is seconds since 1970 minus `now`; `utc_offset` the wearer's zone."""
 
-    __slots__ = ("_bytes", "_bytes_at", "_second", "_second_text", "epoch_offset", "utc_offset")
+    __slots__ = (
+        "_bytes", "_bytes_at", "_second", "_second_text", "_text", "_text_at", "epoch_offset", "utc_offset",
+    )  # fmt: skip
 
     def __init__(self, epoch_offset: float, utc_offset: float = 0.0) -> None:
         self.epoch_offset = epoch_offset
         self.utc_offset = utc_offset
         self._second = -1
         self._second_text = ""
-        self._bytes_at = float("nan")
+        self._text_at = self._bytes_at = float("nan")
+        self._text = ""
         self._bytes = b""
 
     def iso(self, now: float) -> str:
         """`2026-01-01T00:00:00.000Z`. The whole second is formatted once: this stands on the event path."""
-        milliseconds = int((now + self.epoch_offset) * 1000)
-        second, rest = divmod(milliseconds, 1000)
-        if second != self._second:
-            self._second, self._second_text = second, iso(second)[:20]
-        return f"{self._second_text}{rest:03d}Z"
+        if now != self._text_at:  # the loop's clock stands still during a turn
+            milliseconds = int((now + self.epoch_offset) * 1000)
+            second, rest = divmod(milliseconds, 1000)
+            if second != self._second:
+                self._second, self._second_text = second, iso(second)[:20]
+            self._text_at, self._text = now, f"{self._second_text}{rest:03d}Z"
+        return self._text
 
     def iso_bytes(self, now: float) -> bytes:
         """The same as bytes, made once per turn of the loop: a burst of events shares it."""
-        if now != self._bytes_at:  # the loop's clock stands still during a turn
-            self._bytes_at = now
-            self._bytes = self.iso(now).encode()
+        if now != self._bytes_at:
+            self._bytes_at, self._bytes = now, self.iso(now).encode()
         return self._bytes
 
     def epoch_ms(self, now: float) -> int:

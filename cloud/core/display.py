@@ -182,33 +182,37 @@ class DisplayArbiter:
         What the detours would find is known: the winner among one is that one, and nothing of it was waiting.
         """
         if (
-            self._boot
-            or self._holder is not None
-            or self._boot_lingers is not None
-            or package == self._system
+            not (force or view.urgent or now >= view.sent_at + self._timing.interval)
             or package not in self._running
+            or package == self._system
             or duration == 0
-            or not (force or view.urgent or now >= view.sent_at + self._timing.interval)
             or layout.get("layoutType") == "clear_view"
         ):
             return None
+        deadline = None
         if view is self._main:
-            if package != self._foreground:
+            if self._boot or self._boot_lingers is not None:
                 return None
+            if package == self._foreground:
+                if self._holder is not None:
+                    return None
+            elif self._holder != package or now >= self._lock_ends():
+                return None
+            else:
+                self._held_active = now
+                deadline = self._lock_ends()
         elif duration is None:
             duration = self._timing.card
-        request = _Request(package, layout, duration, self._ids, now, now)
-        view.live[package] = view.current = request
-        view.sent_at = now
+        remaining = None
+        if duration is not None:
+            expires = now + duration
+            remaining = max(0.0, expires - now)
+            deadline = expires if deadline is None else min(deadline, expires)
+        view.live[package] = view.current = _Request(package, layout, duration, self._ids, now, now)
+        view.sent_at, view.deadline = now, deadline
         view.clear_with, view.urgent = None, False
         if view.state is not _SHOWING:
             self._move(view, _SHOWING)
-        if duration is None:
-            view.deadline = None
-            remaining = None
-        else:
-            view.deadline = now + duration
-            remaining = max(0.0, now + duration - now)
         return [
             Show(view.name, package, layout, remaining, self._ids),
             Settled(package, self._ids, "shown"),

@@ -89,23 +89,28 @@ _SHORT: Final = 2500
 def is_plain_display(payload: Mapping[str, Any], package: str) -> bool:
     """Whether this is a display of short texts that is surely what the models demand, as it stands. Captions are: ten
     and more a second per app. Everything else is judged, completed and refused in words by the models."""
+    if payload.get("type") != "display_event":
+        return False
     layout = payload.get("layout")
-    if payload.get("type") != "display_event" or type(layout) is not dict:
+    if type(layout) is not dict:
         return False
-    kind, duration = layout.get("layoutType"), payload.get("durationMs")
-    if type(kind) is not str or kind not in _TEXT_LAYOUTS or payload.get("packageName", package) != package:
+    kind = layout.get("layoutType")
+    members = _TEXT_LAYOUTS.get(kind) if type(kind) is str else None
+    if members is None or len(layout) != len(members) + 1:
         return False
-    for member in _TEXT_LAYOUTS[kind]:
+    for member in members:
         text = layout.get(member)
         if type(text) is not str or len(text) > _SHORT:
             return False
+    view, duration, session_id = payload.get("view"), payload.get("durationMs"), payload.get("sessionId")
     return (
-        payload.keys() <= _DISPLAY_MEMBERS
-        and payload.get("view") in ("main", "dashboard")
+        (view == "main" or view == "dashboard")
+        and payload.get("packageName", package) == package
         and type(payload.get("forceDisplay", False)) is bool
-        and (duration is None or (type(duration) in (int, float) and 0 <= duration <= DURATION_MS_MAX))
         and type(payload.get("timestamp")) in _DATES
-        and _is_text(payload.get("sessionId", "-") or "-", 600)
+        and (duration is None or (type(duration) in (int, float) and 0 <= duration <= DURATION_MS_MAX))
+        and (session_id is None or (type(session_id) is str and len(session_id) <= 600))
+        and _DISPLAY_MEMBERS.issuperset(payload)
     )
 
 

@@ -41,6 +41,11 @@ class GlassesPort:
             return []  # state is said anew when they return
         return self.sent(self.link.post(message, now))
 
+    def state_is(self, key: str, data: bytes) -> SendToGlasses | None:
+        """Say what is so now; kept for the next connection. None: there is none at the moment."""
+        frame = self.link.state_is(key, data)
+        return None if frame is None else SendToGlasses(frame.connection_id, frame.data, frame.delivery, key)
+
     def sent(self, effects: Iterable[links.LinkEffect]) -> list[Effect]:
         """What the link asks for when nothing has arrived: only an arriving frame is delivered or welcomed."""
         out: list[Effect] = []

@@ -28,7 +28,6 @@ from cloud.core.subscriptions import Subscriptions
 from wire.codec import display_event
 from wire.messages import cloud_to_app as to_app
 from wire.messages import cloud_to_glasses as to_glasses
-from wire.messages.base import Delivery
 from wire.streams import grants
 
 
@@ -208,7 +207,9 @@ class Machines:
                             effect.package, view, layout, effect.duration, str(number), self.clock.iso(now)
                         )
                         key = "display_event:main" if view == "main" else "display_event:dashboard"
-                        out += self._port.sent(self._port.link.send(data, Delivery.LATEST, now=now, key=key))
+                        frame = self._port.state_is(key, data)
+                        if frame is not None:
+                            out.append(frame)
                     kind = layout.get("layoutType")
                     detail = {"id": number, "view": view, "package": effect.package, "layout": kind}
                     out.append(Record("display", detail))

@@ -33,7 +33,7 @@ class SessionTiming:
     speech_linger: float = 5.0  # recognition outlives an app's reconnect (SUB-01)
     takeovers_max: int = 5  # within `takeover_window` (CON-10)
     takeover_window: float = 10.0
-    early_frames_max: int = 64  # before the user is loaded (CON-03)
+    early_frames_max: int = 128  # before the user is loaded: a link's window of 64, and as many states (CON-03)
     early_bytes_max: int = 1 << 20
     bad_frames_max: int = 20  # within `bad_window` from one connection: abuse (APP-08)
     bad_window: float = 10.0
@@ -104,16 +104,18 @@ class Facts:
 class Agenda:
     """The session's next moment, remembered until something changes, and the announcement that all parts may ask for.
 
-    `known` is set to False by whoever changes what is due; only `Session.deadline` sets it.
+    `known` is set to False by whoever changes what is due; only `Session.deadline` sets it. `steady` says that the input
+    just handled has moved no deadline, so that the shell need not ask for it; the shell clears it.
     """
 
-    __slots__ = ("_delay", "announce_at", "due", "known")
+    __slots__ = ("_delay", "announce_at", "due", "known", "steady")
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
         self.announce_at: float | None = None
         self.due: float | None = None
         self.known = False
+        self.steady = False
 
     def announce(self, now: float) -> None:
         """Clients are to be told soon what runs; many changes are one announcement."""

@@ -230,6 +230,12 @@ def _response(status: HTTPStatus, kind: str, body: bytes) -> Response:
 #: Status member of an arm -> (metric, help, scale to base units).
 _ARM_GAUGES = (
     ("battery", "glassbridge_edge_arm_battery_ratio", "Battery of the arm, 0 to 1.", 0.01),
+    (
+        "battery_per_hour",
+        "glassbridge_edge_arm_battery_drain_ratio_per_second",
+        "How fast the battery of the arm empties.",
+        0.01 / 3600,
+    ),
     ("rssi", "glassbridge_edge_arm_rssi_dbm", "Signal strength of the last advertisement.", 1.0),
     ("ack_ms", "glassbridge_edge_arm_ack_seconds", "Smoothed time from a packet to its answer.", 0.001),
     ("queued", "glassbridge_edge_arm_queued_commands", "Commands waiting in front of the arm.", 1.0),

@@ -1,16 +1,21 @@
 """What the edge daemon says about itself, drawn for people.
 
 Rules: asks over the daemon's own local socket; draws the way from the arms to the cloud, with the reason beside
-whatever is not well. `draw` is pure.
+whatever is not well, and under it what the radio is used for and what that costs. `draw` is pure.
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from edge import control
-from glassbridge.output import CommandError, Exit
+from glassbridge.output import CommandError, Exit, emit, show
+
+WATCH_EVERY = 1.0  # s; what changes faster is for `events`
+_TOP = "\033[H\033[J"  # to the upper left corner, and clear what is below
 
 _WELL = {"ready", "online"}
 
@@ -27,6 +32,26 @@ def ask(path: Path) -> dict[str, Any]:
             Exit.UNREACHABLE,
         ) from None
     return status
+
+
+def follow(path: Path, *, as_json: bool, rounds: int | None = None) -> None:
+    """Show the status again and again; a daemon that is away is waited for. Ends with Ctrl-C (or after `rounds`)."""
+    top = _TOP if sys.stdout.isatty() and not as_json else ""
+    while rounds is None or rounds > 0:
+        try:
+            status = ask(path)
+        except CommandError as error:
+            if as_json:
+                emit({"error": {"what": error.what, "why": error.why, "fix": error.fix}})
+            else:
+                show(f"{top}{error.what}: {error.why}\n  fix: {error.fix}\n  looking again every second")
+        else:
+            if as_json:
+                emit(status)
+            else:
+                show(top + draw(status) + ("" if top else "\n"))
+        rounds = None if rounds is None else rounds - 1
+        time.sleep(WATCH_EVERY)
 
 
 def draw(status: dict[str, Any]) -> str:
@@ -57,7 +82,27 @@ def _wearer(wearer: dict[str, Any], *, simulated: bool) -> list[str]:
         case _:
             lines += [f"  {arm}" for arm in arms] + [f"  edge ──── {way}"]
     lines.append(f"  audio: {_audio(wearer['audio'])}   {_display(wearer['display'])}")
+    lines += [f"  {name:5} {_use(arm)}" for name, arm in glasses["arms"].items() if arm["state"] in _WELL]
     return lines
+
+
+def _use(arm: dict[str, Any]) -> str:
+    """What the radio of an arm carries, and what its battery says to that."""
+    parts = [
+        f"{arm['writes_per_minute']:.0f} writes and {_bytes(arm['bytes_per_minute'])} a minute",
+    ]
+    if arm["ack_ms"] is not None:
+        parts.append(f"answers in {arm['ack_ms']:.0f} ms")
+    rate = arm["battery_per_hour"]
+    if rate is not None and rate > 0 and arm["battery"] is not None:
+        parts.append(f"battery -{rate:.1f} % an hour, {arm['battery'] / rate:.0f} h left")
+    elif rate is not None:
+        parts.append("battery holds its level")
+    return ", ".join(parts)
+
+
+def _bytes(count: float) -> str:
+    return f"{count:.0f} B" if count < 1000 else f"{count / 1000:.1f} kB"
 
 
 def _arm(name: str, arm: dict[str, Any]) -> str:

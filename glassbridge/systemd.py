@@ -1,7 +1,8 @@
-"""A systemd unit for the edge or the cloud: its text, and where it belongs.
+"""A systemd unit for the edge or the cloud: its text, where it belongs, how it is removed and where its log is.
 
 Rules: the unit is shown before it is written; nothing is started without being asked. Both programs end cleanly on
-SIGTERM; the edge tells systemd when it is ready and feeds its watchdog.
+SIGTERM; the edge tells systemd when it is ready and feeds its watchdog. A service of the whole machine runs as a user of
+its own, who reads nobody's home: its token is handed over by systemd.
 """
 
 from __future__ import annotations
@@ -28,19 +29,43 @@ class Unit:
     start: str  # the command that starts it now and at every boot
 
 
-def make(role: Role, arguments: list[str], *, for_user: bool, data_dir: Path | None = None) -> Unit:
+def unit_name(role: Role) -> str:
+    return f"glassbridge-{role}.service"
+
+
+def unit_path(role: Role, *, for_user: bool) -> Path:
+    return _folder(for_user) / unit_name(role)
+
+
+def make(
+    role: Role,
+    arguments: list[str],
+    *,
+    for_user: bool,
+    data_dir: Path | None = None,
+    token_file: Path | None = None,
+) -> Unit:
     """The unit that runs `glassbridge ROLE run ARGUMENTS`, for this user or for the whole system."""
-    name = f"glassbridge-{role}.service"
+    name = unit_name(role)
     command = " ".join(map(_quoted, [*_program(), role, "run", *arguments]))
+    credentials = []
+    if token_file is not None and for_user:
+        command += f" --token-file {_quoted(str(token_file))}"
+    elif token_file is not None:
+        # Read by systemd at each start, as root; %d is the folder where the service finds it.
+        command += " --token-file %d/token"
+        credentials = [f"LoadCredential=token:{_quoted(str(token_file))}"]
     state = [] if data_dir is None else [f"Environment={_quoted(f'GLASSBRIDGE_DATA_DIR={data_dir}')}"]
     hardening = (
         []
         if for_user
         else [
             "DynamicUser=yes",
+            *_groups(role),
             "StateDirectory=glassbridge",
             "ProtectSystem=strict",
-            "ProtectHome=yes",
+            # Not "yes": Glassbridge itself may be installed below somebody's home.
+            "ProtectHome=read-only",
             "PrivateTmp=yes",
         ]
     )
@@ -55,6 +80,7 @@ def make(role: Role, arguments: list[str], *, for_user: bool, data_dir: Path | N
         *notify,
         f"ExecStart={command}",
         *state,
+        *credentials,
         "Restart=always",
         "RestartSec=2",
         # The programs drain within 10 s of SIGTERM.
@@ -67,12 +93,27 @@ def make(role: Role, arguments: list[str], *, for_user: bool, data_dir: Path | N
         "",
     ]
     scope = "systemctl --user" if for_user else "sudo systemctl"
+    # Services of a user end with that user's last session, on a Pi without a screen too, unless he lingers.
+    linger = " && loginctl enable-linger" if for_user else ""
     return Unit(
         name,
-        _folder(for_user) / name,
+        unit_path(role, for_user=for_user),
         "\n".join(lines),
-        f"{scope} daemon-reload && {scope} enable --now {name}",
+        f"{scope} daemon-reload && {scope} enable --now {name}{linger}",
     )
+
+
+def _groups(role: Role) -> list[str]:
+    """Debian lets the members of a group use Bluetooth; elsewhere everybody may, and the group does not exist."""
+    if role != "edge":
+        return []
+    try:
+        import grp  # not on Windows
+
+        grp.getgrnam("bluetooth")
+    except (ImportError, KeyError):
+        return []
+    return ["SupplementaryGroups=bluetooth"]
 
 
 def _folder(for_user: bool) -> Path:

@@ -51,7 +51,7 @@ NOT_RUN = {
     "glassbridge pair": "needs glasses in an open case; tests/edge/test_pairing.py pairs simulated ones",
     "glassbridge edge run": "needs glasses and a cloud elsewhere; tests/system runs it against simulated ones",
     "glassbridge edge status": "needs a running daemon; tests/glassbridge/test_edge_status.py",
-    "glassbridge service install": "writes into the home of whoever tests; tests/glassbridge holds the unit's text",
+    "glassbridge service": "changes services of whoever tests; tests/glassbridge/test_systemd.py runs each of them",
     "glassbridge cloud check": "needs a server with TLS on the internet; tests/cloud/test_check.py",
 }
 

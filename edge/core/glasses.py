@@ -281,6 +281,29 @@ class _Request:
     reason: str = ""
 
 
+class Drain:
+    """How fast a battery empties: from the levels that it told since it was last full, charged or new to us."""
+
+    #: Levels are whole percents: less than this says more about rounding than about the battery.
+    LEAST = 600.0  # seconds
+
+    __slots__ = ("_first", "_last", "_since")
+
+    def __init__(self, level: int, now: float) -> None:
+        self._first = self._last = level
+        self._since = now
+
+    def told(self, level: int, charging: bool, now: float) -> None:
+        if charging or level > self._last:
+            self._first, self._since = level, now
+        self._last = level
+
+    def per_hour(self, now: float) -> float | None:
+        """Percent an hour, or None while it is too early to say."""
+        lasted = now - self._since
+        return (self._first - self._last) * 3600.0 / lasted if lasted >= self.LEAST else None
+
+
 class Glasses:
     """One pair (or one single device). `jitter()` gives numbers in [0, 1)."""
 
@@ -306,6 +329,7 @@ class Glasses:
         )
         # observed facts, for status and for announcing again
         self.battery: dict[Arm, int] = {}
+        self.drain: dict[Arm, Drain] = {}
         self.charging: bool | None = None
         self.case_battery: int | None = None
         self.case_charging: bool | None = None
@@ -942,6 +966,10 @@ class Glasses:
                 self.battery[arm] = level
                 if charging is not None:
                     self.charging = charging
+                if arm in self.drain:
+                    self.drain[arm].told(level, bool(self.charging), now)
+                else:
+                    self.drain[arm] = Drain(level, now)
                 return [Happened(arm, event)] if known != level or charging is not None else []
             case Wear(place):
                 self.place[arm] = place
@@ -1043,6 +1071,10 @@ class Glasses:
         slot = self._slots.get(Show)
         return slot.has.get(arm, 0) if slot is not None else 0
 
+    def _per_hour(self, arm: Arm, now: float) -> float | None:
+        rate = self.drain[arm].per_hour(now) if arm in self.drain else None
+        return None if rate is None else round(rate, 1)
+
     def status(self, now: float) -> dict[str, Any]:
         """Everything a status page says, without contents of the screen."""
         return {
@@ -1064,6 +1096,7 @@ class Glasses:
                     "reason": link.fault.value if link.fault else None,
                     "address": self.target.addresses.get(arm) or link.address,
                     "battery": self.battery.get(arm),
+                    "battery_per_hour": self._per_hour(arm, now),
                     "rssi": link.rssi,
                     "place": self.place[arm].value if arm in self.place else None,
                     "payload": link.writer.payload_max,

@@ -129,16 +129,25 @@ def edge_run(
 
 
 @edge.command("status")
-def edge_status(config: Config = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+def edge_status(
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Draw it again every second, until Ctrl-C.")
+    ] = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
     """What the edge daemon on this machine is doing, and why."""
     from edge.config import EdgeConfig
-    from glassbridge.edge_status import ask, draw
+    from glassbridge.edge_status import ask, draw, follow
 
-    status = ask(EdgeConfig.load(config, given(data_dir=data_dir)).socket_path)
-    if as_json:
-        emit(status)
+    path = EdgeConfig.load(config, given(data_dir=data_dir)).socket_path
+    if watch:
+        follow(path, as_json=as_json)
+    elif as_json:
+        emit(ask(path))
     else:
-        show(draw(status))
+        show(draw(ask(path)))
 
 
 def register(app: typer.Typer) -> None:

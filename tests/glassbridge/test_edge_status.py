@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from glassbridge.edge_status import ask, draw
+from glassbridge.edge_status import ask, draw, follow
 from glassbridge.output import CommandError, Exit
 
 
 def arm(state: str = "ready", reason: str | None = None) -> dict[str, Any]:
-    return {"state": state, "reason": reason, "battery": 87, "rssi": -52}
+    radio = {"writes_per_minute": 7.4, "bytes_per_minute": 1240, "ack_ms": 31.2, "battery_per_hour": None}
+    return {"state": state, "reason": reason, "battery": 87, "rssi": -52, **radio}
 
 
 def status(**arms: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +41,39 @@ def test_two_arms_join_at_the_edge() -> None:
         "● cloud online, 3 ms there and back, for 61 s",
         "  right ○ backoff  (link_lost)  battery 87 %  -52 dBm ─┘",
         "  audio: off (no app asked)   last line shown 12 s ago",
+        "  left  7 writes and 1.2 kB a minute, answers in 31 ms",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [(None, "31 ms"), (5.8, "battery -5.8 % an hour, 15 h left"), (0.0, "battery holds its level")],
+)
+def test_what_the_radio_does_stands_beside_what_it_costs(rate: float | None, words: str) -> None:
+    picture = draw(status(main={**arm(), "battery_per_hour": rate}))
+    assert picture.splitlines()[-1].endswith(words)
+
+
+def test_watching_waits_for_a_daemon_that_is_away_and_shows_it_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers: list[dict[str, Any]] = [{"status": status(main=arm())}]
+
+    def ask_daemon(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+        if not answers:
+            raise ConnectionRefusedError("nobody listens")
+        return answers.pop()
+
+    monkeypatch.setattr("edge.control.ask", ask_daemon)
+    monkeypatch.setattr("glassbridge.edge_status.WATCH_EVERY", 0.0)
+    follow(tmp_path / "edge.sock", as_json=False, rounds=2)
+    out = capsys.readouterr().out
+    assert out.index("Even Realities G1 · ready") < out.index("nobody listens") < out.index("looking again")
+    answers.append({"status": status(main=arm())})
+    follow(tmp_path / "edge.sock", as_json=True, rounds=2)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["wearers"][0]["glasses"]["state"] == "ready"
+    assert second["error"]["fix"].startswith("glassbridge edge run")
 
 
 def test_one_arm_is_one_line_and_a_sick_radio_is_told_first() -> None:

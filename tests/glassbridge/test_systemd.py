@@ -23,10 +23,23 @@ def test_the_unit_restarts_its_program_and_ends_it_in_time(role: Role, for_user:
     assert ("--user" in unit.start) is for_user
 
 
+@pytest.mark.failure("SEC-03")
+def test_a_service_of_the_machine_gets_its_token_from_systemd_and_a_users_reads_the_file(
+    tmp_path: Path,
+) -> None:
+    token = tmp_path / "my token"
+    machine = make("edge", [], for_user=False, token_file=token)
+    assert f'LoadCredential=token:"{token}"' in machine.text
+    assert "run --token-file %d/token\n" in machine.text
+    mine = make("edge", [], for_user=True, token_file=token)
+    assert f'run --token-file "{token}"\n' in mine.text
+    assert "enable-linger" in mine.start, "else it ends when its user logs out"
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("role", ["edge", "cloud"])
 def test_systemd_accepts_the_unit(role: Role, tmp_path: Path) -> None:
-    unit = make(role, [], for_user=False)
+    unit = make(role, [], for_user=False, token_file=tmp_path / "token" if role == "edge" else None)
     path = tmp_path / unit.name
     path.write_text(unit.text)
     done = subprocess.run(
@@ -40,11 +53,10 @@ def test_systemd_accepts_the_unit(role: Role, tmp_path: Path) -> None:
 
 
 def test_install_shows_the_unit_then_writes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    systemd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert main(["service", "install", "edge", "--cloud", "wss://glass.home.example", "--dry-run"]) == 0
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "systemd").exists()
     shown = capsys.readouterr().out
     assert main(["service", "install", "edge", "--cloud", "wss://glass.home.example"]) == 0
     out = capsys.readouterr().out
@@ -52,3 +64,63 @@ def test_install_shows_the_unit_then_writes_it(
     written = (tmp_path / "systemd" / "user" / "glassbridge-edge.service").read_text()
     assert shown.strip() == written.strip()
     assert written in out
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs of systemd that write down how they were called; no service of this machine is touched."""
+    programs, calls = tmp_path / "bin", tmp_path / "calls"
+    programs.mkdir()
+    for name in ("systemctl", "journalctl"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return calls
+
+
+def test_uninstall_stops_it_and_removes_what_install_wrote(
+    systemd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["service", "install", "edge"]) == 0
+    unit = tmp_path / "systemd" / "user" / "glassbridge-edge.service"
+    assert unit.exists()
+    assert main(["service", "uninstall", "edge"]) == 0
+    assert not unit.exists()
+    assert systemd.read_text().splitlines() == [
+        "systemctl --user disable --now glassbridge-edge.service",
+        "systemctl --user daemon-reload",
+    ]
+    capsys.readouterr()
+    assert main(["service", "uninstall", "edge"]) == 1
+    said = capsys.readouterr().err
+    assert "not installed" in said
+    assert "glassbridge service install edge" in said
+
+
+def test_the_log_is_that_of_the_unit(systemd: Path) -> None:
+    assert main(["service", "logs", "-n", "5", "--follow"]) == 0
+    assert main(["service", "logs", "cloud", "--system"]) == 0
+    assert systemd.read_text().splitlines() == [
+        "journalctl --user-unit=glassbridge-edge.service --lines=5 --output=cat --follow",
+        "journalctl --unit=glassbridge-cloud.service --lines=100 --output=cat",
+    ]
+
+
+def test_without_systemd_the_way_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert main(["service", "install", "edge"]) == 69
+    assert main(["service", "logs"]) == 69
+    assert "glassbridge edge run" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_token_that_is_not_there_is_told_before_anything_is_written(
+    systemd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["service", "install", "edge", "--token-file", str(tmp_path / "absent")]) == 78
+    assert "glassbridge token new" in capsys.readouterr().err
+    assert not (tmp_path / "systemd").exists()

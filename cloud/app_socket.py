@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cloud.connection import Connection, Frame
+from cloud.core.pipe import Content
 from wire.codec import decode, encode
 from wire.errors import CloseCode, ErrorCode, ProtocolError
 from wire.liveness import CLOUD_APP
@@ -19,6 +20,7 @@ from wire.messages.app_to_cloud import TpaConnectionInit
 from wire.messages.cloud_to_app import TpaConnectionError
 
 if TYPE_CHECKING:
+    from cloud.cluster.edge_socket import EdgeSocket
     from cloud.hub import Hub, SessionEntry
 
 
@@ -41,7 +43,17 @@ class AppSocket:
     A socket that does not say who it is within `init_timeout` seconds is closed (LIV-08). The SDK needs 15 ms.
     """
 
-    __slots__ = ("_claim", "_connection", "_entry", "_hub", "_id", "_init_timeout", "_timer", "package")
+    __slots__ = (
+        "_claim",
+        "_connection",
+        "_edge",
+        "_entry",
+        "_hub",
+        "_id",
+        "_init_timeout",
+        "_timer",
+        "package",
+    )
 
     def __init__(self, hub: Hub, claim: Claim | None = None, *, init_timeout: float) -> None:
         self._hub = hub
@@ -50,6 +62,7 @@ class AppSocket:
         self._connection: Connection | None = None
         self._id = 0
         self._entry: SessionEntry | None = None
+        self._edge: EdgeSocket | None = None  # stands for the session while another node serves it
         self._timer: asyncio.TimerHandle | None = None
         self.package = ""
 
@@ -66,6 +79,9 @@ class AppSocket:
         entry = self._entry
         if entry is not None:
             self._hub.app_text(entry, self.package, self._id, data)
+            return
+        if self._edge is not None:
+            self._edge.from_app(Content.TEXT, data)
             return
         if self._connection is None:
             return
@@ -85,7 +101,7 @@ class AppSocket:
         self._claim = None
         self.package = claim.package
         try:
-            self._entry = self._hub.app_opened(self, self._connection, claim)
+            session = self._hub.app_opened(self, self._connection, claim)
         except ProtocolError as error:
             self.refuse(error.code, error.message)
             return
@@ -93,8 +109,18 @@ class AppSocket:
             self._timer.cancel()
             self._timer = None
         self._connection.authenticated()
+        if isinstance(session, tuple):
+            (self._edge,) = session
+            self._edge.start()
+            return
         # The session may answer at once; the socket already knows whose it is.
-        self._hub.feed(self._entry, self._entry.session.app_identified, claim.package, self._connection.id)
+        self._entry = session
+        self._hub.feed(session, session.session.app_identified, claim.package, self._connection.id)
+
+    def move(self, edge: EdgeSocket) -> None:
+        """Another node serves the session now; this socket stays."""
+        self._entry, self._edge = None, edge
+        edge.start()
 
     def refuse(self, code: ErrorCode, message: str) -> None:
         """Answer with an error and close. 1008: an SDK that was never accepted stays away."""
@@ -114,10 +140,14 @@ class AppSocket:
     def on_binary(self, data: bytes) -> None:
         if self._entry is not None:
             self._hub.app_binary(self._entry, self.package, data)
+        elif self._edge is not None:
+            self._edge.from_app(Content.BINARY, data)
 
     def on_pong(self, payload: bytes) -> None:
         if self._entry is not None and self._connection is not None:
             self._hub.app_pong(self._entry, self.package, self._connection.id, payload)
+        elif self._edge is not None and payload:
+            self._edge.from_app(Content.PONG, payload)
 
     def on_closed(self, code: int, reason: str) -> None:
         if self._timer is not None:
@@ -125,3 +155,5 @@ class AppSocket:
             self._timer = None
         if self._connection is not None:
             self._hub.app_closed(self._entry, self.package, self._connection, code)
+        if self._edge is not None:
+            self._edge.closed(code, reason)

@@ -57,7 +57,8 @@ _FIN_PING: Final = 0x89
 _FIN_PONG: Final = 0x8A
 
 _pack_head = struct.Struct(">BBH").pack
-_next_id = itertools.count(1).__next__
+#: Ids of connections, also of those that stand for a socket elsewhere: they share one name space.
+next_connection_id = itertools.count(1).__next__
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -139,12 +140,17 @@ class ConnectionStats:
 
 
 class Cork:
-    """Who has frames to write at the end of the present turn. One per listener; a turn never spans an `await`."""
+    """Who has frames to write at the end of the present turn. One per listener; a turn never spans an `await`.
 
-    __slots__ = ("active", "dirty")
+    `source` is the connection whose frames are being handled. It is written last: what it is told has happened is then on
+    the way to everybody else, also if the process is killed in between.
+    """
+
+    __slots__ = ("active", "dirty", "source")
 
     def __init__(self) -> None:
         self.active = False
+        self.source: Connection | None = None
         self.dirty: list[Connection] = []
 
     def pull(self) -> None:
@@ -152,9 +158,10 @@ class Cork:
         self.active = False
         dirty = self.dirty
         if dirty:
-            self.dirty = []
             for connection in dirty:
                 connection.uncork()
+            self.dirty = []
+        self.source = None
 
 
 class _Queued:
@@ -229,7 +236,7 @@ class Connection(asyncio.Protocol):
         on_authenticated: Callable[[], None] | None = None,
         on_lost: Callable[[Connection], None] | None = None,
     ) -> None:
-        self.id: int = _next_id()
+        self.id: int = next_connection_id()
         self.remote = remote
         self.opened_at = self.last_inbound_at = loop.time()
         self.sent = 0
@@ -365,6 +372,10 @@ class Connection(asyncio.Protocol):
         """Write what the present turn has collected for this peer, in order."""
         corked = self._corked
         if corked is not None:
+            if self._cork.source is self:
+                for other in self._cork.dirty:
+                    if other is not self:
+                        other.uncork()
             self._corked = None
             self._write(corked[0] if len(corked) == 1 else b"".join(corked))
 
@@ -508,7 +519,7 @@ class Connection(asyncio.Protocol):
                         turn += 1
                         self.received += 1
                         if stop < end:  # more follows: what they cause is written together
-                            cork.active = True
+                            cork.active, cork.source = True, self
                         try:
                             handler.on_text(payload)
                         except Exception:
@@ -520,7 +531,7 @@ class Connection(asyncio.Protocol):
                     turn += 1
                     self.received += 1
                     if stop < end:
-                        cork.active = True
+                        cork.active, cork.source = True, self
                     try:
                         handler.on_binary(payload)
                     except Exception:

@@ -456,6 +456,14 @@ class Ownership:
         ):
             self._save_at = max(now, self._saved_at + self.timing.save)
 
+    def final_save(self) -> SaveState | None:
+        """The save of a node that is about to go, dirty or not; None if the record is not ours to write."""
+        if self._rev is None or not self.is_loaded or self.state is not OwnershipState.OWNED:
+            return None
+        self._saves += 1
+        self._saving = -self._saves
+        return SaveState(self._saving, self._rev)
+
     def saved(self, attempt: int, now: float) -> list[Effect]:
         """The state is in the record."""
         if attempt != self._saving:

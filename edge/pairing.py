@@ -49,7 +49,8 @@ class Found:
 
     @property
     def addresses(self) -> dict[Arm, str]:
-        return {arm: seen[0][0] for arm, seen in self.arms.items()}
+        """In the order in which the model's arms are told things."""
+        return {arm: self.arms[arm][0][0] for arm in PROFILES[self.model].arms if arm in self.arms}
 
 
 async def scan(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -182,6 +183,10 @@ class UplinkSocket:
             raise UplinkError(f"TLS: {error.reason or error}", retryable=True) from error
         except TimeoutError as error:
             raise UplinkError(f"no answer within {OPEN_MAX:.0f} s", retryable=True) from error
+        except ConnectionRefusedError as error:
+            raise UplinkError("nothing listens there", retryable=True) from error
+        except socket.gaierror as error:
+            raise UplinkError(f"its name is not known here: {error.strerror}", retryable=True) from error
         except (OSError, InvalidHandshake, EOFError) as error:
             raise UplinkError(f"{type(error).__name__}: {error}", retryable=True) from error
 

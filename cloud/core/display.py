@@ -139,7 +139,7 @@ class DisplayArbiter:
         self._ids += 1
         target = self._main if view == "main" else self._dashboard
         old = target.live.get(package)
-        if old is not None and old is target.current and len(target.live) == 1:
+        if old is not None and old is target.current:
             again = self._again(target, old, package, layout, duration, force, now)
             if again is not None:
                 return again
@@ -179,7 +179,8 @@ class DisplayArbiter:
         """The common case of `request` without its detours: the only app with something on this view shows something
         else there, at once. None: it is not that case, and nothing has happened.
 
-        What the detours would find is known: the winner among one is that one, and nothing of it was waiting.
+        What the detours would find is known: the winner among one is that one (on the dashboard view a card covers what
+        the cloud itself shows), and nothing of it was waiting.
         """
         if (
             not (force or view.urgent or now >= view.sent_at + self._timing.interval)
@@ -189,6 +190,11 @@ class DisplayArbiter:
             or layout.get("layoutType") == "clear_view"
         ):
             return None
+        if len(view.live) > 1:
+            below = view.live.get(self._system)
+            if view is self._main or len(view.live) > 2 or below is None or below.duration is not None:
+                return None
+            del view.live[package]
         deadline = None
         if view is self._main:
             if self._boot or self._boot_lingers is not None:

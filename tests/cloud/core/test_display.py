@@ -278,3 +278,68 @@ def test_any_sequence_is_paced_and_ends_with_the_right_owner(seed: int) -> None:
         assert outcomes in (
             ["shown"], ["replaced"], ["refused"], ["shown", "expired"], ["expired"]
         )  # fmt: skip
+
+
+class _WithDetours(DisplayArbiter):
+    """Takes every request the whole way."""
+
+    def _again(self, *_: Any) -> None:
+        return None
+
+
+class _Counting(DisplayArbiter):
+    """Counts the requests that went the short way."""
+
+    taken = 0
+
+    def _again(self, *arguments: Any) -> list[Effect] | None:
+        found = super()._again(*arguments)
+        self.taken += found is not None
+        return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_short_way_of_a_request_ends_where_the_whole_way_does(seed: int) -> None:
+    rng = randomness.Random(seed)
+    short, whole = _Counting(SYSTEM), _WithDetours(SYSTEM)
+    apps = ["a", "b", "c"][: rng.choice((1, 1, 2, 3))]
+    now = 0.0
+    for _ in range(600):
+        now += rng.choice((0.0, 0.001, 0.05, 0.3, 0.31, 1.0, 2.5))
+        package = rng.choice(apps)
+        kinds = ("show",) * 20 + ("run", "run", "system", "start", "stop", "fail", "attach", "due")
+        match rng.choice(kinds):
+            case "show":
+                text = rng.choice(("", "x", "longer"))
+                kind = rng.choice(("text_wall", "text_wall", "text_wall", "clear_view"))
+                layout = {"layoutType": kind, "text": text}
+                view: Any = rng.choice(("main", "main", "dashboard"))
+                duration = rng.choice((None, None, None, 0, 0.2, 3.0))
+                force = rng.choice((False, False, True))
+                ours = short.request(package, view, layout, duration, now, force=force)
+                theirs = whole.request(package, view, layout, duration, now, force=force)
+            case "system":
+                layout = {"layoutType": "text_wall", "text": rng.choice(("", "12:00"))}
+                view = rng.choice(("main", "dashboard", "dashboard"))
+                ours = short.request(SYSTEM, view, layout, None, now)
+                theirs = whole.request(SYSTEM, view, layout, None, now)
+            case "start":
+                ours, theirs = short.starting(package, "A", now), whole.starting(package, "A", now)
+            case "run":
+                front = rng.random() < 0.5
+                ours = short.running(package, foreground=front, now=now)
+                theirs = whole.running(package, foreground=front, now=now)
+            case "stop" if rng.random() < 0.2:
+                ours, theirs = short.stopped(package, now), whole.stopped(package, now)
+            case "fail":
+                ours, theirs = short.failed(package, now), whole.failed(package, now)
+            case "attach":
+                ours, theirs = short.attached(now), whole.attached(now)
+            case _:
+                ours, theirs = short.handle_deadline(now), whole.handle_deadline(now)
+        assert ours == theirs
+        assert short.deadline == whole.deadline
+        assert short.shown == whole.shown
+        assert short.state is whole.state
+        assert short.export(now) == whole.export(now)
+    assert short.taken

@@ -1152,7 +1152,7 @@ class Hub:
                     self._display_hop.observe(detail["waited"])
                     if detail["answered"] is not None:
                         self._app_hop.observe(detail["answered"])
-            case "display":
+            case "display" if now < self._watched_until:
                 seconds = entry.round_trips.get(detail["package"])
                 detail = {**detail, "app_rtt_ms": None if seconds is None else round(seconds * 1000, 2)}
             case "display_result":
@@ -1174,6 +1174,14 @@ class Hub:
                 self._lane(entry, "microphone", "on" if detail["on"] else "off", None)
         self._trace_seq += 1
         self._trace.append((self._trace_seq, now + self._epoch_offset, entry.session.user_id, kind, detail))
+        if now < self._watched_until:
+            self._join(entry, kind, now, detail)
+
+    def _join(self, entry: SessionEntry, kind: str, now: float, detail: Mapping[str, Any]) -> None:
+        """Somebody watches: the records that belong to one exchange become one more."""
+        exchange = entry.exchanges.add(kind, now + self._epoch_offset, detail)
+        if exchange is not None:
+            self._note(entry, "exchange", exchange)
 
     def _observe_hops(self, detail: Mapping[str, Any]) -> None:
         for name, hop in self._hop_of.items():
@@ -1187,9 +1195,7 @@ class Hub:
         at = now + self._epoch_offset
         self._trace.append((self._trace_seq, at, entry.session.user_id, kind, detail))
         if now < self._watched_until:
-            exchange = entry.exchanges.add(kind, at, detail)
-            if exchange is not None:
-                self._note(entry, "exchange", exchange)
+            self._join(entry, kind, now, detail)
 
     def _app_moved(self, entry: SessionEntry, moved: fx.AppMoved, now: float) -> None:
         match (moved.before, moved.after):

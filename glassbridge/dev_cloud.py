@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from cloud.config import CloudConfig
 from cloud.http.ports import Hub, SessionView
 from cloud.http.routing import Auth, Call, RouteSpec
 from cloud.server import Cloud
-from glassbridge.exchange import Exchanges
 from glassbridge.web.routes import foreign, lens_routes
 from wire.errors import ConfigError
 
@@ -39,6 +38,8 @@ log = logging.getLogger(__name__)
 POLL = 0.1
 #: A comment on a quiet event stream, so that proxies keep it. Seconds.
 KEEP_ALIVE = 15.0
+#: A touch older than this did not cause the event of an exchange. Seconds.
+CAUSE_MAX = 1.0
 #: Pause before the simulator's events are asked for again after a loss. Seconds.
 RETRY = 0.5
 
@@ -60,12 +61,25 @@ def session_summary(view: SessionView | None) -> dict[str, Any]:
     }
 
 
+def with_touch(exchange: Mapping[str, Any], touched: float | None) -> dict[str, Any]:
+    """The exchange with the time from the glasses to the edge, if a touch at that Unix time was its cause."""
+    hops, sent = [dict(hop) for hop in exchange["hops"]], exchange["sent_at"]
+    total = exchange["total_ms"]
+    if touched is not None and sent is not None and hops[1]["who"] == "edge":
+        # Whole milliseconds, and the edge's is corrected by an offset that is not quite zero.
+        took = (sent - touched) * 1000
+        if -5.0 <= took <= CAUSE_MAX * 1000:
+            hops[1]["ms"] = max(0.0, round(took, 1))
+            total = round(total + hops[1]["ms"], 1)
+    return {"about": exchange["about"], "at": exchange["at"], "hops": hops, "total_ms": total}
+
+
 async def page_events(hub: Hub, user: str, touched: Callable[[], float | None]) -> AsyncIterator[bytes]:
     """Server-sent events for the lens page: `session` when it changes, `exchange` for each completed one.
 
-    `touched` is the Unix time at which the simulator last said that something was done to the glasses.
+    `touched` is the Unix time at which the simulator last said that something was done to the glasses: the one hop that the
+    cloud cannot know. Its clock and the edge's are this machine's.
     """
-    exchanges = Exchanges(user)
     loop = asyncio.get_running_loop()
     seen = max((record["seq"] for record in hub.trace()), default=0)
     said: dict[str, Any] | None = None
@@ -77,14 +91,10 @@ async def page_events(hub: Hub, user: str, touched: Callable[[], float | None]) 
             spoke_at = loop.time()
             yield _event("session", summary)
         for record in hub.trace(seen):
-            touch = touched()
-            if touch is not None and touch <= record["at"]:
-                exchanges.touched(touch)
             seen = record["seq"]
-            done = exchanges.add(record)
-            if done is not None:
+            if record["kind"] == "exchange" and record["user"] == user:
                 spoke_at = loop.time()
-                yield _event("exchange", done)
+                yield _event("exchange", with_touch(record, touched()))
         if loop.time() - spoke_at > KEEP_ALIVE:
             spoke_at = loop.time()
             yield b": quiet\n\n"
@@ -167,8 +177,8 @@ async def serving(config: CloudConfig, control: Callable[[], str | None], user: 
 
         def took(change: dict[str, Any]) -> None:
             nonlocal touched_at
-            if change.get("kind") in ("input", "spoken"):
-                touched_at = change["at_ms"] / 1000 if "at_ms" in change else time.time()
+            if change.get("kind") == "input":
+                touched_at = change["at_ms"] / 1000
             if change.get("kind") == "spoken":
                 task = asyncio.create_task(speak(cloud.hub, user, change["spoken"]))
                 speaking.add(task)

@@ -32,12 +32,21 @@ _HIDDEN = ("seq", "at", "user", "kind")
 def event_line(record: dict[str, Any]) -> str:
     """One event for people: number, time, kind, and its members."""
     at = datetime.fromtimestamp(record["at"]).strftime("%H:%M:%S.%f")[:-3]
+    if record["kind"] == "exchange":
+        return f"{record['seq']:>6}  {at}  exchange         {exchange_line(record)}"
     members = " ".join(
         f"{name}={_value(value)}"
         for name, value in record.items()
         if name not in _HIDDEN and value not in (None, "")
     )
     return f"{record['seq']:>6}  {at}  {record['kind']:<16} {members}"
+
+
+def exchange_line(record: dict[str, Any]) -> str:
+    """`touch_event: glasses → edge 12 → cloud 0.8 → app 9 → ... → lens 41 ms, 63 in all`; `?` where nobody measured."""
+    first, *hops = record["hops"]
+    way = " → ".join(f"{hop['who']} {'?' if hop['ms'] is None else _value(hop['ms'])}" for hop in hops)
+    return f"{record['about']} answered by {record['package']}: {first['who']} → {way} ms, {record['total_ms']:.0f} in all"
 
 
 def _value(value: Any) -> str:

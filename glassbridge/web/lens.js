@@ -306,14 +306,14 @@ function showExchange({ hops, total_ms: total }) {
   byId("exchange-hint").hidden = true;
   byId("exchange-total").value = total == null ? "" : `${format(total)} in all`;
   byId("hops").replaceChildren(
-    ...hops.map(({ who, what, ms }, index) => {
+    ...hops.map(({ who, what, ms, note }, index) => {
       const item = document.createElement("li");
       item.classList.toggle("unknown", ms == null && index > 0);
       for (const [name, text] of [["ms", index === 0 ? "" : ms == null ? "–" : format(ms)], ["who", who], ["what", what ?? ""]]) {
         const part = document.createElement("span");
         part.className = name;
         part.textContent = text;
-        if (text) part.title = text;
+        if (text) part.title = name === "what" && note ? `${text}: ${note}` : text;
         item.append(part);
       }
       return item;

@@ -9,7 +9,7 @@ const SHOWN_MAX = 300;
 
 const GROUPS = {
   all: ["everything", () => true],
-  exchange: ["exchanges", (kind) => ["from_glasses", "to_app", "display", "display_settled", "display_result"].includes(kind)],
+  exchange: ["exchanges", (kind) => ["from_glasses", "transcript", "to_app", "display", "display_settled", "display_result", "exchange"].includes(kind)],
   apps: ["apps and webhooks", (kind) => ["app", "webhook", "start_failed", "app_closed", "ownership_release", "permission_denied"].includes(kind)],
   links: ["connections", (kind) => ["glasses_connected", "glasses_lost", "link_resumed", "link_gave_up", "session_ended", "takeover_refused", "edge_status", "model"].includes(kind)],
   faults: ["faults", (kind, event) => /fail|bad_|denied|refused|gave_up|dropped|slow/.test(kind) || event.after === "error" || event.error || (event.outcome === "refused")],
@@ -24,7 +24,7 @@ const WORDS = {
 const TONE = (event) => {
   if (GROUPS.faults[1](event.kind, event)) return "bad";
   if (/lost|ended|grace/.test(event.kind) || ["grace", "loading"].includes(event.after)) return "wait";
-  return /connected|resumed|display_result/.test(event.kind) || event.after === "connected" ? "on" : "off";
+  return /connected|resumed|display_result|exchange/.test(event.kind) || event.after === "connected" ? "on" : "off";
 };
 
 const OWN = new Set(["seq", "at", "user", "kind", "hops", "text", "layout"]);
@@ -35,8 +35,10 @@ function details(event) {
   if (event.kind === "webhook") return `${event.package} ${event.type}: ${event.status ?? event.error} in ${event.ms} ms`;
   if (event.kind === "display") return `${event.package} on ${event.view}, number ${event.id}`;
   if (event.kind === "display_settled") return `${event.package}, number ${event.id}: ${event.outcome}${event.reason ? ` (${event.reason})` : ""}${event.outcome === "shown" ? ` after ${ms(event.waited)}` : ""}`;
-  if (event.kind === "display_result") return `number ${event.id}: ${event.outcome}${event.reason ? ` (${event.reason})` : ""}`;
-  if (event.kind === "from_glasses") return `${event.about}, ${event.bytes} bytes`;
+  if (event.kind === "display_result") return `number ${event.id}: ${event.outcome}${event.reason ? ` (${event.reason})` : ""}${typeof event.downlink_ms === "number" ? `, ${ms(event.downlink_ms / 1000)} on its way` : ""}`;
+  if (event.kind === "from_glasses") return `${event.about}, ${event.bytes} bytes${typeof event.uplink_ms === "number" ? `, ${ms(event.uplink_ms / 1000)} on its way` : ""}`;
+  if (event.kind === "transcript") return `${event.language}, by ${event.provider}${typeof event.provider_ms === "number" ? ` ${ms(event.provider_ms / 1000)} after the last word` : ""}`;
+  if (event.kind === "exchange") return `${event.about} answered by ${event.package}: on the lens after ${ms(event.total_ms / 1000)}`;
   if (event.kind === "to_app") return `${event.about} to ${event.apps} ${event.apps === 1 ? "app" : "apps"}, ${event.bytes} bytes`;
   if (event.kind === "start_failed") return `${event.package}: ${event.why}`;
   if (event.kind === "microphone") return event.on ? "on" : "off";
@@ -44,43 +46,11 @@ function details(event) {
     .map(([key, value]) => `${key} ${typeof value === "object" ? JSON.stringify(value) : typeof value === "number" ? Math.round(value * 1000) / 1000 : value}`).join(" · ");
 }
 
-/** Joins the records of one exchange per user, so that the one that ends it can show the way and the time of each hop. */
-class Exchanges {
-  constructor() { this.users = new Map(); }
-
-  add(event) {
-    const user = this.users.get(event.user) ?? { displays: new Map() };
-    this.users.set(event.user, user);
-    if (event.kind === "from_glasses") user.input = event;
-    else if (event.kind === "to_app" && event.apps) user.event = { at: event.at, about: event.about, input: user.input && event.at - user.input.at < 1 ? user.input : null };
-    else if (event.kind === "display" && event.view === "main" && user.event && event.at - user.event.at < 2) {
-      user.displays.set(String(event.id), { at: event.at, package: event.package, event: user.event });
-      user.event = null;
-      if (user.displays.size > 64) user.displays.delete(user.displays.keys().next().value);
-    } else if (event.kind === "display_settled" && user.displays.has(String(event.id))) user.displays.get(String(event.id)).waited = event.waited;
-    else if (event.kind === "display_result") {
-      const display = user.displays.get(String(event.id));
-      user.displays.delete(String(event.id));
-      if (!display || event.outcome !== "shown") return;
-      const waited = display.waited ?? 0;
-      event.hops = [
-        display.event.input ? ["cloud", display.event.at - display.event.input.at] : null,
-        [`app ${display.package.split(".").at(-1)}`, Math.max(0, display.at - display.event.at - waited)],
-        ["screen's turn", waited],
-        typeof event.edge_ms === "number" ? ["edge", event.edge_ms / 1000] : null,
-        typeof event.ble_ms === "number" ? ["Bluetooth, lens", event.ble_ms / 1000] : null,
-      ].filter(Boolean);
-      event.about = display.event.about;
-    }
-  }
-}
-
 export class Trace {
   constructor(view, query) {
     this.events = [];
     this.last = 0;
     this.held = false;
-    this.exchanges = new Exchanges();
     this.search = h("input", { type: "search", placeholder: "user, package, kind …", "aria-label": "Filter the trace", value: query.get("user") ?? "", oninput: () => this.render() });
     this.group = h("select", { "aria-label": "Which events", onchange: () => this.render() }, Object.entries(GROUPS).map(([key, [words]]) => h("option", { value: key }, words)));
     this.pause = h("button", { type: "button", "aria-pressed": "false", onclick: () => { this.held = !this.held; this.pause.setAttribute("aria-pressed", String(this.held)); this.pause.textContent = this.held ? "Go on" : "Pause"; this.render(); } }, "Pause");
@@ -99,7 +69,6 @@ export class Trace {
   took(piece) {
     if (piece.type !== "trace") return;
     for (const event of piece.events) {
-      this.exchanges.add(event);
       this.events.push(event);
     }
     this.last = piece.events.at(-1).seq;
@@ -134,11 +103,13 @@ export class Trace {
   }
 
   hops(event) {
-    const total = event.hops.reduce((sum, [, seconds]) => sum + seconds, 0);
-    return h("div.hops", { role: "img", "aria-label": `${event.about ?? "event"} to lens in ${ms(total)}: ${event.hops.map(([who, seconds]) => `${who} ${ms(seconds)}`).join(", ")}` },
-      h("b", {}, `${event.about ?? "event"} to lens ${ms(total)}`), event.hops.map(([who, seconds], index) => {
-        const bar = h(`span.hop.hop-${index % 5}`, {}, h("i"), `${who} ${ms(seconds)}`);
-        bar.firstChild.style.width = `${Math.max(2, (seconds / (total || 1)) * 140)}px`;
+    const total = event.total_ms / 1000;
+    const hops = event.hops.slice(1); // the first is where it began
+    const words = (hop) => (typeof hop.ms === "number" ? ms(hop.ms / 1000) : "not measured");
+    return h("div.hops", { role: "img", "aria-label": `${event.about} to lens in ${ms(total)}: ${hops.map((hop) => `${hop.who} (${hop.what}) ${words(hop)}`).join(", ")}` },
+      h("b", {}, `${event.hops[0].who}`), hops.map((hop, index) => {
+        const bar = h(`span.hop.hop-${index % 5}`, { title: [hop.what, hop.note].filter(Boolean).join("; ") }, h("i"), `${hop.who} ${words(hop)}`);
+        bar.firstChild.style.width = `${Math.max(2, ((hop.ms ?? 0) / (event.total_ms || 1)) * 140)}px`;
         return bar;
       }));
   }

@@ -52,6 +52,7 @@ class Options:
     model: str = "g1"
     seed: int = 0
     clock: bool = True
+    discover: bool = True
     verbose: bool = False
     as_json: bool = False
 
@@ -324,14 +325,14 @@ async def _live(dev: Dev, say: _Say) -> None:
     device = await dev.sim_state()
     say.part("glasses", _describe(device))
     say.part("lens", f"{dev.url + '/':<30} open it: what the wearer sees")
-    urls = [*USUAL_URLS, *dev.options.apps]
-    looking = "looking on " + ", ".join(url.removeprefix("http://127.0.0.1") for url in urls)
+    urls = [*(USUAL_URLS if dev.options.discover else ()), *dev.options.apps]
+    apps = []
     if dev.clock is not None:
         outcome = await dev.start_clock()
-        state = "running" if outcome.ok else f"did not start: {outcome.words}"
-        say.part("apps", f"clock (built in) {state} · {looking}")
-    else:
-        say.part("apps", looking)
+        apps.append("clock (built in) " + ("running" if outcome.ok else f"did not start: {outcome.words}"))
+    if urls:
+        apps.append("looking on " + ", ".join(url.removeprefix("http://127.0.0.1") for url in urls))
+    say.part("apps", " · ".join(apps) or "none, and looking nowhere: name them with --app URL")
     say.ready(
         {"event": "ready", "url": dev.url, "lens": dev.url + "/", "simulator": dev.control, "user": USER}
     )

@@ -44,6 +44,9 @@ def dev(
     model: Annotated[str, typer.Option("--model", help="Which glasses to simulate.")] = "g1",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same glasses and radio.")] = 0,
     clock: Annotated[bool, typer.Option("--clock/--no-clock", help="Run the built-in app.")] = True,
+    discover: Annotated[
+        bool, typer.Option("--discover/--no-discover", help="Look for app servers on :3000 and :7010.")
+    ] = True,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show what the three programs log.")
     ] = False,
@@ -54,7 +57,7 @@ def dev(
 
     return program.run(
         program.Options(
-            apps=tuple(app or ()), once=once, port=port, model=model, seed=seed, clock=clock,
+            apps=tuple(app or ()), once=once, port=port, model=model, seed=seed, clock=clock, discover=discover,
             verbose=verbose, as_json=as_json,
         )
     )  # fmt: skip
@@ -148,6 +151,30 @@ def edge_status(
         emit(ask(path))
     else:
         show(draw(ask(path)))
+
+
+@edge.command("notify")
+def edge_notify(
+    title: Annotated[str, typer.Argument(help="First line.")],
+    text: Annotated[str, typer.Argument(help="What it says.")] = "",
+    app: Annotated[str, typer.Option("--app", metavar="NAME", help="Who says it.")] = "Glassbridge",
+    who: Annotated[str, typer.Option("--user", help="For whom, when the daemon serves several.")] = "",
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Pass a notification of this machine on: to the glasses in their own style, and to apps."""
+    from edge.config import EdgeConfig
+    from glassbridge.edge_status import tell
+
+    path = EdgeConfig.load(config, given(data_dir=data_dir)).socket_path
+    said = tell(path, {"cmd": "notify", "title": title, "text": text, "app": app, "user": who})
+    if as_json:
+        emit(said)
+    elif said["own_style"]:
+        show(f"told the {said['model']}, and the apps that may read notifications")
+    else:
+        show(f"told the apps that may read notifications; {said['model']} shows none by itself")
 
 
 def register(app: typer.Typer) -> None:

@@ -16,13 +16,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 #: The query key that glasses add, and the first path segment of apps.
 QUERY: Final = "s"
-#: 80 bits: two users of a billion share a key with a chance of 1 in a million, and then only share a node.
-_KEY_BYTES: Final = 10
-_PREFIX: Final = re.compile(r"/s/([a-z2-7]{16})(?=/)")
+#: 120 bits, far beyond chance collisions among billions of users; a multiple of 5 needs no padding.
+_KEY_BYTES: Final = 15
+_PREFIX: Final = re.compile(r"/s/([a-z2-7]{24})(?=/)")
 
 
 def session_key(user_id: str) -> str:
-    """The key of a user's session: 16 characters a-z and 2-7, the same on every node and version."""
+    """The key of a user's session: 24 characters a-z and 2-7, the same on every node and version."""
     digest = hashlib.blake2b(user_id.lower().encode(), digest_size=_KEY_BYTES, person=b"glassbridge")
     return base64.b32encode(digest.digest()).decode().lower()
 

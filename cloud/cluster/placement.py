@@ -18,7 +18,7 @@ import orjson
 
 from wire.placement import QUERY, session_key, split_path
 
-#: A key is 16 characters; what a stranger sends may be anything.
+#: A key is 24 characters; what a stranger sends may be anything.
 _KEY_MAX: Final = 64
 #: Longest token that is looked into, characters: ours have a few hundred.
 _TOKEN_MAX: Final = 8192

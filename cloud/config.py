@@ -187,7 +187,9 @@ class AdmissionConfig(_Section):
         default=0.9, gt=0, le=1, description="Share of the memory in use above which newcomers get 503."
     )
     sessions_per_second: float = Field(
-        default=200, gt=0, description="Sessions that may begin per second; others are told when to come back."
+        default=200,
+        gt=0,
+        description="Sessions that may begin per second; others are told when to come back.",
     )
     dead_after: Seconds = Field(
         default=30.0, description="Event loop that stands still for so long: /livez answers 503; seconds."
@@ -207,6 +209,43 @@ class StoreConfig(_Section):
         if value is not None and not re.match(r"postgres(ql)?://", value.get_secret_value()):
             raise ValueError("must be postgresql://user:password@host/name")
         return value
+
+
+class ClusterConfig(_Section):
+    nats: tuple[str, ...] = Field(
+        default=(),
+        description="NATS servers that join several nodes, nats://host:4222 or tls://host:4222; none = one node.",
+    )
+    node: str | None = Field(default=None, description="Name of this node in logs; none = the host's name.")
+    cell: str = Field(
+        default="glassbridge",
+        pattern=r"^[A-Za-z0-9_-]{1,32}$",
+        description="Prefix of everything in NATS, so that several cells may share its servers.",
+    )
+    token: SecretStr | None = Field(default=None, description="Token that the NATS servers ask for.")
+    credentials: Path | None = Field(
+        default=None, description="File with a NATS user's JWT and seed, instead of a token."
+    )
+    tls_ca: Path | None = Field(
+        default=None, description="Certificates (PEM) to trust for tls:// servers; none = the system's."
+    )
+    tls_cert: Path | None = Field(
+        default=None, description="This node's certificate and key in one PEM file, if servers ask for one."
+    )
+    replicas: int = Field(
+        default=3, ge=1, le=5, description="Copies of each session record; not more than NATS servers."
+    )
+    buckets: int = Field(
+        default=4, ge=1, le=64, description="Streams that hold the records; the same on every node, for ever."
+    )
+
+    @field_validator("nats")
+    @classmethod
+    def _addresses(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            if not re.fullmatch(r"(nats|tls)://[^\s/]+", entry):
+                raise ValueError(f"{entry!r} is not nats://host:port or tls://host:port")
+        return entries
 
 
 class LogConfig(_Section):
@@ -259,6 +298,7 @@ class CloudConfig(_Section):
     speech: SpeechConfig = Field(default_factory=SpeechConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)
     admission: AdmissionConfig = Field(default_factory=AdmissionConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -602,7 +642,7 @@ def _from_environment(env: Mapping[str, str], known: Mapping[str, str]) -> dict[
     return found
 
 
-_LISTS: Final = frozenset({"trusted_proxies", "webhooks.allow", "auth.previous_secrets"})
+_LISTS: Final = frozenset({"trusted_proxies", "webhooks.allow", "auth.previous_secrets", "cluster.nats"})
 
 
 def _split(value: str) -> list[str]:

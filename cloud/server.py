@@ -24,6 +24,9 @@ import orjson
 
 from cloud.app_socket import AppSocket, Claim
 from cloud.auth import AuthError, TokenVerifier, bearer
+from cloud.cluster.cluster import Cluster
+from cloud.cluster.fabric import Fabric
+from cloud.cluster.joining import open_fabric
 from cloud.config import CloudConfig, prepare_data_dir
 from cloud.glasses_socket import GlassesSocket
 from cloud.http.app import build_http_app
@@ -33,6 +36,7 @@ from cloud.http.services import Services
 from cloud.hub import Hub, SpeechFactory
 from cloud.instance import Instance
 from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest
+from cloud.livez import Livez
 from cloud.logs import LogSystem
 from cloud.metrics import LoopWatch, Metrics
 from cloud.speech.service import SpeechService
@@ -68,8 +72,9 @@ class Cloud:
         sock: socket.socket | None = None,
         reuse_port: bool = False,
         adopt_keys: bool = False,
+        fabric: Fabric | None = None,
     ) -> None:
-        """`extra_routes`: the lens page of `dev`. `adopt_keys`: for `dev`, see `Hub`. `store`: another than the data directory's SQLite. `sock`: already bound."""
+        """`extra_routes`: the lens page of `dev`. `adopt_keys`: for `dev`, see `Hub`. `store`: another than the data directory's SQLite. `sock`: already bound. `fabric`: what joins this node to others, instead of the configured one; the caller closes it."""
         self.config = config.ready_to_serve()
         self._extra_routes = extra_routes
         self._speech = speech
@@ -77,6 +82,8 @@ class Cloud:
         self._sock = sock
         self._reuse_port = reuse_port
         self._adopt_keys = adopt_keys
+        self._given_fabric = fabric
+        self._fabric: Fabric | None = None
         self.port = 0
         self.hub: Hub
         self.store: Store
@@ -129,9 +136,18 @@ class Cloud:
             websocket_url=lambda: config.app_socket_url(self.port),
             base_url=lambda: config.base_url(self.port),
             speech=self._speech,
-            returning_users=frozenset(s.user_id for s in await self.store.list_sessions()),
+            # In a cluster the session's own record says what another process has left behind.
+            returning_users=frozenset()
+            if self._given_fabric is not None or config.cluster.nats
+            else frozenset(s.user_id for s in await self.store.list_sessions()),
             adopt_keys=self._adopt_keys,
         )
+        self._fabric = self._given_fabric or await open_fabric(config.cluster)
+        if self._fabric is not None:
+            self.hub.cluster = Cluster(
+                self._fabric, self.hub, name=config.cluster.node or socket.gethostname()
+            )
+            await self.hub.cluster.start()
         self.services = Services.make(
             config=config,
             store=self.store,
@@ -190,6 +206,7 @@ class Cloud:
         self.store.on_change = self._records_changed
         self.loop_watch.on_sample = self.hub.gate.sampled
         self.loop_watch.start()
+        self._livez = self._watch_from_outside()
         return self
 
     async def __aexit__(
@@ -198,6 +215,7 @@ class Cloud:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._livez.stop()
         await self.listener.stop_accepting()
         await self.hub.drain()
         await self.listener.close(timeout=self.config.drain_timeout)
@@ -206,6 +224,8 @@ class Cloud:
 
     async def _close_parts(self) -> None:
         await self.hub.close()
+        if self._fabric is not None and self._given_fabric is None:
+            await self._fabric.close()
         await self._webhooks.close()
         if self.speech_service is not None:
             await self.speech_service.close()
@@ -214,6 +234,26 @@ class Cloud:
         if self._given_store is None:
             await self.store.close()
             self._instance.release()
+
+    def _watch_from_outside(self) -> Livez:
+        """The thread that answers `/livez` when the loop is too busy to."""
+        loop = asyncio.get_running_loop()
+
+        async def adopt(connection: socket.socket) -> None:
+            livez.taken()
+            await self.listener.adopt(connection, b"", placed=False)
+
+        livez = Livez(
+            self.listener.sockets,
+            beat=lambda: self.loop_watch.beat,
+            clock=loop.time,
+            dead_after=self.config.admission.dead_after,
+            give=lambda connection: (
+                loop.call_soon_threadsafe(lambda: self.hub.own(adopt(connection))) and None
+            ),
+        )
+        livez.start()
+        return livez
 
     def _records_changed(self, kind: str, key: str) -> None:
         """Another process changed what we share: what follows from it here. The store's own memory is fresh already."""

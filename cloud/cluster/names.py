@@ -1,7 +1,6 @@
 """The names that nodes use for a session, a node and an app's socket; one place, because all must agree.
 
-Rules: a user id is never part of an address: it is hashed. `?s=` in the addresses that glasses and apps dial carries the
-same name, so that a balancer may send both to one node.
+Rules: a user id is never part of an address: it is hashed.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ EVERYBODY = "all.nodes"
 
 
 def sid_of(user_id: str) -> str:
-    """The session's name: 96 bits of a hash, far beyond chance collisions among millions of users."""
+    """The session's name in addresses and records: 96 bits of a hash, so that no two users ever share one. (The shorter
+    key of `wire.placement` may be shared: it only says where to go.)"""
     return hashlib.sha256(user_id.encode()).hexdigest()[:24]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from cloud.core import subscriptions as subs
@@ -125,15 +126,14 @@ class AppDelivery:
 
     def answered(self, package: str, at: float) -> float | None:
         """Seconds from the newest event to this app's first display after it, at `at`; None: it answers nothing."""
-        if not self._recent:
-            return None
-        sent, key, _ = self._recent[-1]
-        if sent <= self._answered or not 0 <= at - sent <= ANSWER_MAX:
-            return None
-        if not any(package in route.packages for route in self.subscriptions.routes(key)):
-            return None
-        self._answered = sent
-        return at - sent
+        # A tap is two events (touch, button) and an app may have asked for the first only.
+        for sent, key, _ in islice(reversed(self._recent), 4):
+            if sent <= self._answered or not 0 <= at - sent <= ANSWER_MAX:
+                return None
+            if any(package in route.packages for route in self.subscriptions.routes(key)):
+                self._answered = sent
+                return at - sent
+        return None
 
     def _remember(
         self,

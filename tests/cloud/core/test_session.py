@@ -136,6 +136,27 @@ def test_frames_before_the_user_is_loaded_are_handled_in_order_afterwards() -> N
     assert life.wanted
 
 
+@pytest.mark.failure("CON-03")
+def test_early_frames_of_an_edge_are_acknowledged_when_they_are_handled_not_when_they_are_kept() -> None:
+    """Also those of a connection that is gone by then: killed meanwhile, the cloud would have lost them."""
+    shell = Shell(load=False)
+    hello = {"version": 1, "offset": 0, "ownEpoch": "edge-1", "ownOffset": 0}
+    first = shell.glasses(greets=False)
+    shell.phone(first, type="connection_init", link=hello)
+    shell.phone(first, type="start_app", packageName=PACKAGE, linkOffset=1)
+    shell.do(shell.session.glasses_lost(first, shell.now))
+    second = shell.glasses(greets=False)
+    shell.phone(second, type="connection_init", link=hello)
+    shell.phone(second, type="start_app", packageName=PACKAGE, linkOffset=1)
+    acks = [m for m in shell.to_glasses() if "linkAck" in m]
+    assert acks == []
+    assert [m["link"]["peerOffset"] for m in shell.to_glasses("connection_ack") if m.get("link")] == [0, 0]
+    shell.do(shell.session.user_loaded(UserData(), shell.now))
+    assert len(shell.of(fx.PostSessionRequest)) == 1
+    acks = [m for m in shell.to_glasses() if "linkAck" in m]
+    assert [m["linkAck"] for m in acks] == [1]
+
+
 @pytest.mark.failure("PER-03")
 def test_failing_storage_does_not_stop_the_session() -> None:
     shell = Shell(load=False)
@@ -724,3 +745,35 @@ def test_an_app_that_subscribes_stream_by_stream_gets_what_it_missed_of_each_onc
         shell.say(again, type="subscription_update", subscriptions=streams)
     assert [event["buttonId"] for event in shell.events(again, "button_press")] == ["main"]
     assert [event["notificationId"] for event in shell.events(again, "phone_notification")] == ["n1"]
+
+
+def test_an_app_s_first_display_after_an_event_that_it_asked_for_is_its_answer() -> None:
+    shell = Shell()
+    glasses = shell.glasses()
+    app = shell.app(PACKAGE, "touch_event")
+    shell.run(10)
+
+    def answered() -> list[float | None]:
+        return [
+            e.detail["answered"]
+            for e in shell.of(fx.Record)
+            if e.kind == "display_settled"
+            and e.detail["package"] == PACKAGE
+            and e.detail["outcome"] == "shown"
+        ]
+
+    def show(text: str) -> None:
+        layout = {"layoutType": "text_wall", "text": text}
+        shell.say(app, type="display_event", packageName=PACKAGE, view="main", layout=layout)
+        shell.run(1)
+
+    show("nothing happened")
+    shell.phone(glasses, type="touch_event", device_model="G1", gesture_name="single_tap", timestamp=1)
+    shell.phone(glasses, type="button_press", buttonId="left", pressType="short", timestamp=1)  # not its own
+    shell.now += 0.02
+    show("the answer")
+    show("no answer any more")
+    shell.phone(glasses, type="touch_event", device_model="G1", gesture_name="single_tap", timestamp=2)
+    shell.run(5)
+    show("too late to be one")
+    assert answered() == [None, pytest.approx(0.02), None, None]

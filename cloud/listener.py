@@ -156,15 +156,25 @@ class Listener:
         #: Set where several processes share the port (`cloud.cluster.handover`).
         self.give_away: GiveAway | None = None
 
-    async def adopt(self, sock: socket.socket, data: bytes) -> None:
-        """Serve a connection that another process accepted; `data` is what it had read of it. Owns the socket."""
+    @property
+    def sockets(self) -> Sequence[Any]:
+        """What listens, for who else may accept from it (`cloud/livez.py`)."""
+        return () if self._server is None else self._server.sockets
+
+    async def adopt(self, sock: socket.socket, data: bytes, *, placed: bool = True) -> None:
+        """Serve a connection that was accepted elsewhere; `data` is what was read of it there. Owns the socket.
+
+        `placed`: another process has decided that it belongs here.
+        """
         loop = asyncio.get_running_loop()
         try:
-            transport, opening = await loop.connect_accepted_socket(lambda: _Opening(self, taken=True), sock)
+            transport, opening = await loop.connect_accepted_socket(
+                lambda: _Opening(self, taken=placed), sock
+            )
         except OSError:  # its peer has gone meanwhile
             sock.close()
             return
-        if not transport.is_closing():
+        if data and not transport.is_closing():
             opening.data_received(data)
 
     async def start(

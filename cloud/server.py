@@ -243,14 +243,15 @@ class Cloud:
             livez.taken()
             await self.listener.adopt(connection, b"", placed=False)
 
+        def give(connection: socket.socket) -> None:
+            loop.call_soon_threadsafe(lambda: self.hub.own(adopt(connection)))
+
         livez = Livez(
             self.listener.sockets,
             beat=lambda: self.loop_watch.beat,
             clock=loop.time,
             dead_after=self.config.admission.dead_after,
-            give=lambda connection: (
-                loop.call_soon_threadsafe(lambda: self.hub.own(adopt(connection))) and None
-            ),
+            give=give,
         )
         livez.start()
         return livez

@@ -692,7 +692,12 @@ class Link:
         """A frame for the current connection; text carries whatever acknowledgement is due."""
         assert self._connection is not None
         ack = None
-        if self.sequenced and self._state is _LIVE and self._peer.since != _NEVER and not (binary or self.holding):
+        if (
+            self.sequenced
+            and self._state is _LIVE
+            and self._peer.since != _NEVER
+            and not (binary or self.holding)
+        ):
             ack = self._peer.acked = self._peer.offset
             self._peer.since = _NEVER
         return Transmit(self._connection, join(data, offset, ack), delivery, key, binary)

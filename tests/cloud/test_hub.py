@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from cloud.app_socket import Claim
@@ -19,6 +21,7 @@ from cloud.server import Cloud
 from cloud.store.base import StoreError
 from tests.support.app_server import FakeApp
 from tests.support.cloud import USER, phone, register, running, subscribed
+from tests.support.hot_path import frame, hot_path
 from tests.support.waiting import until
 from wire.backoff import BackoffPolicy
 from wire.errors import ProtocolError
@@ -267,3 +270,50 @@ async def test_the_gauges_follow_the_states(cloud: Cloud) -> None:
         text = cloud.metrics.text().decode()
         assert 'glassbridge_sessions{state="connected"} 1.0' in text
         assert 'glassbridge_app_sessions{state="connected"} 1.0' in text
+
+
+@pytest.mark.failure("PRO-05")
+@pytest.mark.parametrize("presses", [1, 3, 15, 40])
+async def test_an_acknowledgement_is_written_after_what_it_acknowledges_is_written_to_every_app(
+    tmp_path: Path, presses: int
+) -> None:
+    """Also of frames that came in one read, whose answers are written together; killed in between, none is lost."""
+    written: list[tuple[str, bytes]] = []
+
+    class Log(list[bytes]):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def append(self, data: bytes) -> None:
+            written.append((self.name, data))
+
+    async with hot_path(tmp_path, apps=2) as path:
+        one, two = path.apps
+        wish = {
+            "type": "subscription_update",
+            "packageName": "com.bench.a1",
+            "subscriptions": ["head_position"],
+        }
+        two.data_received(frame(orjson.dumps(wish)))
+        for name, connection in (("edge", path.glasses), ("one", one), ("two", two)):
+            path.wire(connection).kept = Log(name)
+        hello = {"version": 1, "offset": 0, "ownEpoch": "edge-1", "ownOffset": 0}
+        path.glasses.data_received(frame(orjson.dumps({"type": "connection_init", "link": hello})))
+        messages = [
+            {"type": "button_press", "pressType": "short", "buttonId": f"press-{n}", "linkOffset": n}
+            for n in range(1, presses + 1)
+        ]
+        last = {"type": "head_position", "position": "down", "linkOffset": presses + 1}
+        # The only one for the second app comes last, when the answers to the edge have long begun to collect.
+        path.glasses.data_received(b"".join(frame(orjson.dumps(m)) for m in [*messages, last]))
+    have = 0
+    for name, data in written:
+        if name == "one":
+            have += data.count(b'"press-')
+        elif name == "two":
+            have += data.count(b'"head_position"') > 0
+        else:
+            for ack in re.findall(rb'"linkAck":(\d+)', data):
+                assert int(ack) <= have
+    assert have == presses + 1

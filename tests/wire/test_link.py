@@ -814,3 +814,55 @@ def test_crashes_of_either_end_never_lose_silently(seed: int) -> None:
         assert numbers == sorted(set(numbers))
     if missing:
         assert any(not r.peer_recovered for r in pair.edge.resumed)
+
+
+@pytest.mark.failure("CON-03")
+@pytest.mark.failure("PRO-05")
+def test_what_is_only_kept_for_later_is_not_acknowledged_and_survives_the_process_that_keeps_it() -> None:
+    pair = Pair()
+    pair.cloud.link.holding = True  # the user is being read
+    pair.connect()
+    for n in range(3):
+        pair.perform(pair.edge, pair.edge.link.send(number(n), Delivery.RELIABLE, now=pair.now))
+    pair.flow()
+    assert len(pair.cloud.delivered) == 3
+    assert pair.edge.link.backlog == 3
+    pair.cut()
+    pair.connect()
+    assert pair.edge.link.backlog == 3, "the welcome acknowledges nothing of it either"
+    assert len(pair.cloud.delivered) == 3, "and it is not handed over twice"
+    pair.cut()
+    pair.cloud = End(Link("cloud-2", initiator=False))  # killed
+    pair.connect()
+    assert [orjson.loads(d)["n"] for d in pair.cloud.delivered] == [0, 1, 2]
+    assert pair.edge.link.backlog == 0
+
+
+def test_release_acknowledges_what_was_held_once() -> None:
+    pair = Pair()
+    pair.cloud.link.holding = True
+    pair.connect()
+    pair.perform(pair.edge, pair.edge.link.send(number(1), Delivery.RELIABLE, now=pair.now))
+    pair.flow()
+    pair.cut()
+    pair.connect()
+    assert pair.edge.link.backlog == 1
+    effects = pair.cloud.link.release(pair.now)
+    assert len(effects) == 1
+    pair.perform(pair.cloud, effects)
+    pair.flow()
+    assert pair.edge.link.backlog == 0
+    assert pair.cloud.link.release(pair.now) == []
+
+
+def test_a_held_end_that_another_process_takes_over_gets_what_was_held_again() -> None:
+    pair = Pair()
+    pair.cloud.link.holding = True
+    pair.connect()
+    pair.perform(pair.edge, pair.edge.link.send(number(1), Delivery.RELIABLE, now=pair.now))
+    pair.flow()
+    state = orjson.loads(orjson.dumps(pair.cloud.link.export(pair.now)))
+    pair.cut()
+    pair.cloud = End(Link.restored(state, pair.now, initiator=False))
+    pair.connect()
+    assert pair.cloud.delivered == [number(1)]

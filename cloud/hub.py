@@ -49,6 +49,7 @@ from wire.messages import app_to_cloud as app
 from wire.messages.base import Delivery
 from wire.messages.cloud_to_app import AudioStreamReady
 from wire.messages.glasses_to_cloud import GlassesToCloud
+from wire.placement import session_key, with_prefix
 from wire.trace import redact
 
 if TYPE_CHECKING:
@@ -482,7 +483,7 @@ class Hub:
         session = Session(
             user_id,
             apps=self._apps,
-            websocket_url=self._websocket_url(),
+            websocket_url=self._app_url(user_id),
             random=self._random.random,
             new_id=lambda: secrets.token_urlsafe(16),
             clock=WallClock(self._epoch_offset, _local_utc_offset()),
@@ -511,6 +512,11 @@ class Hub:
             self._save(entry, "ensure_user", lambda: self._store.ensure_user(user_id))
         self.feed(entry, lambda at: session.start(at, with_glasses=with_glasses))
         return entry
+
+    def _app_url(self, user_id: str) -> str:
+        """Where this user's apps connect. Among several nodes the address says which one is nearest to the session."""
+        url = self._websocket_url()
+        return url if self.cluster is None else with_prefix(url, session_key(user_id))
 
     def _heard(self, entry: SessionEntry, event: Mapping[str, Any]) -> None:
         """A result of recognition; the time of the final one is a hop."""
@@ -1145,6 +1151,20 @@ class Hub:
 
     def _recorded(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any], now: float) -> None:
         match kind:
+            case "displayed" if now < self._watched_until:
+                self._recorded(entry, "display", detail, now)
+                self._recorded(entry, "display_settled", detail, now)
+                return
+            case "displayed":  # both at once: by far the most frequent record
+                self._displays_settled["shown"] += 1
+                self._display_hop.observe(0.0)
+                if detail["answered"] is not None:
+                    self._app_hop.observe(detail["answered"])
+                self._trace_seq += 2
+                user_id, at = entry.session.user_id, now + self._epoch_offset
+                self._trace.append((self._trace_seq - 1, at, user_id, "display", detail))
+                self._trace.append((self._trace_seq, at, user_id, "display_settled", detail))
+                return
             case "display_settled":
                 outcome = detail["outcome"]
                 self._displays_settled[outcome] += 1
@@ -1389,6 +1409,7 @@ class Hub:
                     "sequenced": session.link.sequenced,
                     "backlog": session.link.backlog,
                 },
+                "clock": session.hops.edge_clock,
                 "speech": sorted(f"{s}>{t}" if t else s for s, t in session.subscriptions.speech),
                 "audio": {
                     "frames": entry.audio.frames,

@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 #: The query key that glasses add, and the first path segment of apps.
 QUERY: Final = "s"
+#: The suffix that SDKs cut off.
+APP_PATH: Final = "/app-ws"
 #: 120 bits, far beyond chance collisions among billions of users; a multiple of 5 needs no padding.
 _KEY_BYTES: Final = 15
 _PREFIX: Final = re.compile(r"/s/([a-z2-7]{24})(?=/)")
@@ -34,9 +36,9 @@ def with_query(url: str, key: str) -> str:
     return urlunsplit(parts._replace(query=urlencode([*query, (QUERY, key)])))
 
 
-def path_prefix(key: str) -> str:
-    """What stands before the path of an app's URL."""
-    return f"/s/{key}"
+def with_prefix(url: str, key: str) -> str:
+    """An app's URL, which ends in `/app-ws`, with the key before that."""
+    return f"{url.removesuffix(APP_PATH)}/s/{key}{APP_PATH}"
 
 
 def split_path(path: str) -> tuple[str | None, str]:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from wire.placement import path_prefix, session_key, split_path, with_query
+from wire.placement import session_key, split_path, with_prefix, with_query
 
 
 def test_a_user_has_one_key_whatever_the_case_of_the_address() -> None:
@@ -30,7 +30,8 @@ def test_a_glasses_url_carries_it_as_its_query(url: str, wanted: str) -> None:
 
 def test_an_app_url_carries_it_before_the_suffix_that_sdks_cut_off() -> None:
     key = session_key("anna@home.example")
-    url = f"ws://h:1{path_prefix(key)}/app-ws"
+    url = with_prefix("ws://h:1/app-ws", key)
+    assert url == f"ws://h:1/s/{key}/app-ws"
     rest = re.sub(r"/app-ws$", "", url) + "/api/sdk/simple-storage/anna"
     assert split_path(rest.removeprefix("ws://h:1")) == (key, "/api/sdk/simple-storage/anna")
     assert split_path(f"/s/{key}/app-ws") == (key, "/app-ws")

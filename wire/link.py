@@ -712,10 +712,14 @@ class Link:
         if self._state is _CLOSED:
             return None
         # Re-inserting keeps the order of last change; the oldest keys give way in a flood of keys.
-        latest, limits, connection_id = self._latest, self.limits, self._connection
-        old = latest.pop(key, None)
-        self._latest_bytes += len(data) if old is None else len(data) - len(old.data)
-        latest[key] = _Latest(_exact(data), expires, connection_id)
+        latest, connection_id = self._latest, self._connection
+        entry = latest.pop(key, None)
+        if entry is None:
+            entry = _Latest(b"", expires, connection_id)
+        self._latest_bytes += len(data) - len(entry.data)
+        entry.data, entry.expires, entry.written_to = memoryview(data).tobytes(), expires, connection_id
+        latest[key] = entry
+        limits = self.limits
         while len(latest) > limits.latest_keys_max or (
             self._latest_bytes > limits.latest_bytes_max and len(latest) > 1
         ):

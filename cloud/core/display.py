@@ -136,13 +136,11 @@ class DisplayArbiter:
         force: bool = False,
     ) -> list[Effect]:
         """An app, or the cloud in the name of `system`, wants something shown."""
+        again = self.again(package, view, layout, duration, now, force)
+        if again is not None:
+            return [again, Settled(package, again.display_id, "shown")]
         self._ids += 1
         target = self._main if view == "main" else self._dashboard
-        old = target.live.get(package)
-        if old is not None and old is target.current:
-            again = self._again(target, old, package, layout, duration, force, now)
-            if again is not None:
-                return again
         if package != self._system and package not in self._running and package not in self._boot:
             return [Settled(package, self._ids, "refused", "the app is not running")]
         if duration == 0:  # "for no time": the original's way of clearing
@@ -166,24 +164,27 @@ class DisplayArbiter:
             self._holder = None
         return effects + self._evaluate(target, now)
 
-    def _again(
+    def again(
         self,
-        view: _View,
-        old: _Request,
         package: str,
+        name: View,
         layout: dict[str, Any],
         duration: float | None,
-        force: bool,
         now: float,
-    ) -> list[Effect] | None:
+        force: bool,
+    ) -> Show | None:
         """The common case of `request` without its detours: the only app with something on this view shows something
-        else there, at once. None: it is not that case, and nothing has happened.
+        else there, at once. Its request is settled as shown. None: it is not that case, and nothing has happened.
 
         What the detours would find is known: the winner among one is that one (on the dashboard view a card covers what
         the cloud itself shows), and nothing of it was waiting.
         """
+        view = self._main if name == "main" else self._dashboard
+        old = view.live.get(package)
         if (
-            not (force or view.urgent or now >= view.sent_at + self._timing.interval)
+            old is None
+            or old is not view.current
+            or not (force or view.urgent or now >= view.sent_at + self._timing.interval)
             or package not in self._running
             or package == self._system
             or duration == 0
@@ -214,15 +215,13 @@ class DisplayArbiter:
             expires = now + duration
             remaining = max(0.0, expires - now)
             deadline = expires if deadline is None else min(deadline, expires)
-        view.live[package] = view.current = _Request(package, layout, duration, self._ids, now, now)
+        self._ids = number = self._ids + 1
+        view.live[package] = view.current = _Request(package, layout, duration, number, now, now)
         view.sent_at, view.deadline = now, deadline
         view.clear_with, view.urgent = None, False
         if view.state is not _SHOWING:
             self._move(view, _SHOWING)
-        return [
-            Show(view.name, package, layout, remaining, self._ids),
-            Settled(package, self._ids, "shown"),
-        ]
+        return Show(name, package, layout, remaining, number)
 
     def starting(self, package: str, name: str, now: float) -> list[Effect]:
         """The wearer has started an app: say so on the glasses until it runs."""

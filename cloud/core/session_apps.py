@@ -677,18 +677,16 @@ class SessionApps:
         try:
             payload = parse_object(data)
             if is_plain_display(payload, package):
-                duration = payload.get("durationMs")
-                out = self._machines.displayed(
-                    self.display.request(
-                        package,
-                        payload["view"],
-                        payload["layout"],
-                        None if duration is None else duration / 1000.0,
-                        now,
-                        force=payload.get("forceDisplay", False),
-                    ),
-                    now,
-                )
+                view, layout, duration = payload["view"], payload["layout"], payload.get("durationMs")
+                force = payload.get("forceDisplay", False)
+                if duration is not None:
+                    duration /= 1000.0
+                show = self.display.again(package, view, layout, duration, now, force)
+                if show is not None:
+                    out = self._machines.shown_again(show, now)
+                else:
+                    requested = self.display.request(package, view, layout, duration, now, force=force)
+                    out = self._machines.displayed(requested, now)
                 self._agenda.steady = (
                     self._agenda.known and self.display.deadline is None and not self._port.link.sequenced
                 )

@@ -7,7 +7,7 @@ Rules: each method takes the effects of one machine and returns those of the ses
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 import orjson
 
@@ -29,6 +29,9 @@ from wire.codec import display_event
 from wire.messages import cloud_to_app as to_app
 from wire.messages import cloud_to_glasses as to_glasses
 from wire.streams import grants
+
+#: What a `latest` frame of each view is the newest of.
+_VIEW_KEYS: Final = {"main": "display_event:main", "dashboard": "display_event:dashboard"}
 
 
 class Machines:
@@ -196,6 +199,26 @@ class Machines:
             out.append(Record("microphone", {"on": wish.on}))
         return out
 
+    def shown_again(self, show: displays.Show, now: float) -> list[Effect]:
+        """`displayed` for a request that was shown at once: one record instead of two."""
+        view, package, number = show.view, show.package, show.display_id
+        data = display_event(package, view, show.layout, show.duration, str(number), self.clock.iso(now))
+        frame = self._port.state_is(_VIEW_KEYS[view], data)
+        record = Record(
+            "displayed",
+            {
+                "id": number,
+                "view": view,
+                "package": package,
+                "layout": show.layout["layoutType"],
+                "outcome": "shown",
+                "reason": "",
+                "waited": 0.0,
+                "answered": self._delivery.answered(package, now),
+            },
+        )
+        return [record] if frame is None else [frame, record]
+
     def displayed(self, effects: Iterable[displays.Effect], now: float) -> list[Effect]:
         out: list[Effect] = []
         for effect in effects:
@@ -206,8 +229,7 @@ class Machines:
                         data = display_event(
                             effect.package, view, layout, effect.duration, str(number), self.clock.iso(now)
                         )
-                        key = "display_event:main" if view == "main" else "display_event:dashboard"
-                        frame = self._port.state_is(key, data)
+                        frame = self._port.state_is(_VIEW_KEYS[view], data)
                         if frame is not None:
                             out.append(frame)
                     kind = layout.get("layoutType")

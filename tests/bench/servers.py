@@ -135,7 +135,7 @@ class Server:
 def available(name: str) -> str | None:
     """Why this peer cannot run here; None = it can."""
     match name:
-        case "node":
+        case "node" | "node-bare":
             if shutil.which("node") is None:
                 return "node is not installed"
             if not (HERE / "node_modules" / "ws").is_dir():
@@ -160,8 +160,9 @@ def start(name: str, *, users: int, apps: int) -> Server:
             return Server(process, port, extra, directory)
         case "c":
             process = Process([str(build("epoll_server"))], cpu)
-        case "node":
-            process = Process(["node", str(HERE / "peers" / "node_ws.mjs")], cpu)
+        case "node" | "node-bare":
+            how = ("0", "--bare") if name == "node-bare" else ()
+            process = Process(["node", str(HERE / "peers" / "node_ws.mjs"), *how], cpu)
         case "websockets" | "picows":
             file = {"websockets": "websockets_asyncio.py", "picows": "picows_server.py"}[name]
             process = Process([sys.executable, str(HERE / "peers" / file)], cpu, str(PEERS))

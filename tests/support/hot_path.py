@@ -128,7 +128,7 @@ async def hot_path(directory: Path, *, apps: int, stream: str = "button_press") 
                 name=f"Bench {number}",
                 public_url="http://192.0.2.9",
                 hashed_api_key=hash_api_key(KEY),
-                app_type=AppType.BACKGROUND,
+                app_type=AppType.STANDARD if apps == 1 else AppType.BACKGROUND,
                 permissions=(Permission("MICROPHONE"),),
             )
         )

@@ -382,7 +382,7 @@ static void make_event(void)
     } else if (!strcmp(opt.mode, "reverse")) {
         /* forceDisplay: the product throttles a view to 3/s otherwise; with it every update is promised to arrive. */
         static const char head[] = "{\"type\":\"display_event\",\"sessionId\":\"\",\"packageName\":\"com.bench.a0\",\"view\":"
-                                   "\"dashboard\",\"forceDisplay\":true,\"layout\":{\"layoutType\":\"text_wall\",\"text\":\"";
+                                   "\"main\",\"forceDisplay\":true,\"layout\":{\"layoutType\":\"text_wall\",\"text\":\"";
         n = sizeof head - 1;
         memcpy(payload, head, n);
         while (n + 3 < opt.size) payload[n++] = 'x';

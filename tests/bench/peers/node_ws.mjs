@@ -1,15 +1,21 @@
-// The peer that ratios are taken against: node and the `ws` package, tuned, doing the same work as the C peer.
+// The peer that ratios are taken against: node and the `ws` package, tuned.
 //
 // Rules: no compression, no per-message allocation beyond what the work needs, an event is wrapped and encoded once per
-// event and the same buffer goes to every receiver. No checks of tokens, keys or permissions.
+// event and the same buffer goes to every receiver. A display is looked at as far as its receiver can tell: a good layout
+// of the app that it names, no faster than its view takes updates, numbered, dated and encoded. With --bare as the second
+// argument the bytes of a display are passed on as they came. No checks of tokens, keys or permissions.
 import { createServer } from "node:http";
 import { WebSocketServer } from "ws";
 
 const sessions = new Map();
+const bare = process.argv[3] === "--bare";
+const TEXTS = { text_wall: ["text"], double_text_wall: ["topText", "bottomText"], reference_card: ["title", "text"], dashboard_card: ["leftText", "rightText"] };
+const INTERVAL_MS = 300;
+let displays = 0;
 
 function sessionOf(user) {
   let session = sessions.get(user);
-  if (!session) sessions.set(user, (session = { user, glasses: null, events: new Set(), audio: new Set() }));
+  if (!session) sessions.set(user, (session = { user, glasses: null, events: new Set(), audio: new Set(), views: new Map() }));
   return session;
 }
 
@@ -50,16 +56,46 @@ function glasses(ws, session) {
   ws.send('{"type":"connection_ack"}', text);
 }
 
+function isGood(message, owner) {
+  const members = TEXTS[message.layout?.layoutType];
+  if (members === undefined || message.packageName !== owner) return false;
+  if (message.view !== "main" && message.view !== "dashboard") return false;
+  if (message.durationMs !== undefined && !(message.durationMs >= 0)) return false;
+  for (const member of members) if (typeof message.layout[member] !== "string" || message.layout[member].length > 10000) return false;
+  return true;
+}
+
+// The display that goes out now, or null; the last one of each view is kept for glasses that come back.
+function display(session, message, owner) {
+  if (!isGood(message, owner)) return null;
+  const now = Date.now();
+  const shown = session.views.get(message.view);
+  if (shown !== undefined && !message.forceDisplay && now - shown.at < INTERVAL_MS) return null;
+  const event = { type: "display_event", timestamp: new Date(now).toISOString(), packageName: owner, view: message.view, layout: message.layout };
+  if (message.durationMs !== undefined) event.durationMs = message.durationMs;
+  event.displayId = String(++displays);
+  const text = JSON.stringify(event);
+  session.views.set(message.view, { at: now, owner, text });
+  return text;
+}
+
 function app(ws) {
   let session = null;
+  let owner = "";
   ws.on("message", (data) => {
     const message = JSON.parse(data);
     switch (message.type) {
       case "display_event":
-        session?.glasses?.send(data, text);
+        if (bare) {
+          session?.glasses?.send(data, text);
+        } else if (session) {
+          const out = display(session, message, owner);
+          if (out !== null) session.glasses?.send(out, text);
+        }
         break;
       case "tpa_connection_init":
-        session = sessionOf(message.sessionId.slice(0, -(message.packageName.length + 1)));
+        owner = message.packageName;
+        session = sessionOf(message.sessionId.slice(0, -(owner.length + 1)));
         ws.send('{"type":"tpa_connection_ack","settings":[]}', text);
         break;
       case "subscription_update":

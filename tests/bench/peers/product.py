@@ -29,7 +29,8 @@ async def prepare(directory: Path, apps: int, webhook_port: int) -> None:
                 name=f"Bench {number}",
                 public_url=f"http://127.0.0.1:{webhook_port}",
                 hashed_api_key=hash_api_key(KEY),
-                app_type=AppType.BACKGROUND,
+                # One app is the one in front, as it is when a wearer reads captions; of several only one could be.
+                app_type=AppType.STANDARD if apps == 1 else AppType.BACKGROUND,
                 permissions=(Permission("MICROPHONE"),),
                 preinstalled=True,
             )

@@ -283,7 +283,7 @@ def test_any_sequence_is_paced_and_ends_with_the_right_owner(seed: int) -> None:
 class _WithDetours(DisplayArbiter):
     """Takes every request the whole way."""
 
-    def _again(self, *_: Any) -> None:
+    def again(self, *_: Any) -> None:
         return None
 
 
@@ -292,8 +292,8 @@ class _Counting(DisplayArbiter):
 
     taken = 0
 
-    def _again(self, *arguments: Any) -> list[Effect] | None:
-        found = super()._again(*arguments)
+    def again(self, *arguments: Any) -> Show | None:
+        found = super().again(*arguments)
         self.taken += found is not None
         return found
 

@@ -757,7 +757,7 @@ def test_an_app_s_first_display_after_an_event_that_it_asked_for_is_its_answer()
         return [
             e.detail["answered"]
             for e in shell.of(fx.Record)
-            if e.kind == "display_settled"
+            if e.kind in ("display_settled", "displayed")
             and e.detail["package"] == PACKAGE
             and e.detail["outcome"] == "shown"
         ]

@@ -241,6 +241,7 @@ def session_page(
         "battery": view.extra.get("battery"),
         "edge": view.extra.get("edge"),
         "link": view.extra.get("link"),
+        "clock": view.extra.get("clock"),
         "audio": view.extra.get("audio"),
         "speech": view.extra.get("speech"),
         "location_tier": view.extra.get("location_tier"),

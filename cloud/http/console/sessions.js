@@ -239,6 +239,7 @@ export class SessionPage {
       fact("Client", page.client ?? "none", page.remote ? ` from ${page.remote}` : ""),
       fact("Microphone", chip(page.microphone), page.speech?.length ? ` ${page.speech.join(", ")}` : ""),
       page.link?.sequenced ? fact("Link", page.link.state, page.link.backlog ? `, ${page.link.backlog} waiting` : "") : null,
+      page.clock ? fact("Way to the edge", `${page.clock.rtt_ms} ms there and back`, `, its clock ${Math.abs(Math.round(page.clock.offset_ms))} ms ${page.clock.offset_ms > 0 ? "behind" : "ahead"} (± ${Math.ceil(page.clock.error_ms)})`) : null,
       page.audio?.frames ? fact("Audio", `${page.audio.frames.toLocaleString("en")} frames`, page.audio.gaps ? `, ${page.audio.gaps} gaps` : "") : null);
   }
 

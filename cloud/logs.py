@@ -58,21 +58,27 @@ def short_hash(user_id: str) -> str:
 
 
 class _Human(logging.Formatter):
-    """`12:00:01 WARNING cloud.hub: words`"""
+    """`12:00:01 WARNING cloud.hub: words`; of one of several workers `12:00:01 [1] WARNING cloud.hub: words`"""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+    def __init__(self, worker: str | None) -> None:
+        tag = "" if worker is None else f"[{worker}] "
+        super().__init__(f"%(asctime)s {tag}%(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         return scrub(super().format(record))
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object per line: at (UNIX seconds), level, logger, message, trace."""
+    """One JSON object per line: at (UNIX seconds), worker (where there are several), level, logger, message, trace."""
+
+    def __init__(self, worker: str | None) -> None:
+        super().__init__()
+        self._tag = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "at": round(record.created, 3),
+            **self._tag,
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": scrub(record.getMessage()),
@@ -135,11 +141,14 @@ class _BoundedHandler(logging.handlers.QueueHandler):
 class LogSystem:
     """Logging as configured, until `close`."""
 
-    def __init__(self, config: LogConfig, stream: IO[str] | None = None) -> None:
+    def __init__(
+        self, config: LogConfig, stream: IO[str] | None = None, *, worker: str | None = None
+    ) -> None:
+        """`worker`: which of several processes that write to one place."""
         stream = stream if stream is not None else sys.stderr
         human = config.format == "human" or (config.format == "auto" and stream.isatty())
         sink = logging.StreamHandler(stream)
-        sink.setFormatter(_Human() if human else _JsonLines())
+        sink.setFormatter(_Human(worker) if human else _JsonLines(worker))
         records: queue.Queue[Any] = queue.Queue(QUEUE_MAX)
         self._handler = _BoundedHandler(records)
         self._handler.addFilter(_Repeats())

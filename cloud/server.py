@@ -362,12 +362,20 @@ _REFUSALS: Final = {
 # ---------------------------------------------------------------------------------------------------- the process
 
 
+def new_loop() -> asyncio.AbstractEventLoop:
+    """The loop that the cloud runs on: uvloop where there is one."""
+    return uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
+
+
 def run(config: CloudConfig, *, json_ready: bool, extra_routes: Sequence[RouteSpec] = ()) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises ConfigError before serving."""
+    if config.workers > 1:
+        from cloud.cluster.workers import run_workers  # only who needs several processes loads what they need
+
+        return run_workers(config, json_ready=json_ready)
     logs = LogSystem(config.log)
     try:
-        loop_factory = uvloop.new_event_loop if uvloop is not None else None
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(_serve(config, json_ready, extra_routes))
     finally:
         logs.close()
@@ -386,7 +394,7 @@ async def _serve(config: CloudConfig, json_ready: bool, extra_routes: Sequence[R
     for number in codes:
         with suppress(NotImplementedError):  # Windows has no signal handlers on the loop
             loop.add_signal_handler(number, on_signal, number)
-    loop.set_exception_handler(_contained)
+    loop.set_exception_handler(contained)
     try:
         async with Cloud(config, extra_routes=extra_routes) as cloud:
             # What lives now lives as long as the process; the collector need not look at it again.
@@ -406,6 +414,6 @@ async def _serve(config: CloudConfig, json_ready: bool, extra_routes: Sequence[R
     return received[0] if received else 0
 
 
-def _contained(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def contained(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """The last boundary: an error that nobody owned is logged, and the process lives (PRO-01)."""
     log.error("unhandled: %s", context.get("message"), exc_info=context.get("exception"))

@@ -170,7 +170,7 @@ async def spawn(command: list[str], logfile: Path, **more: Any) -> asyncio.subpr
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # we have one thread that matters here, and it calls one C function
+            preexec_fn=end_with_parent,  # we have one thread that matters here, and it calls one C function
             **more,
         )
 
@@ -192,7 +192,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Runs in the child before its program: SIGTERM when the parent is gone, however it went (Linux)."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

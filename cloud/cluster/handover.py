@@ -260,7 +260,7 @@ class _Peer:
             self._socket.close()
             self._socket = None
         self._gone.set()
-        self._away("went away")
+        self.answers = False
         for offer in list(self._offers):
             self._take_back(offer)
 
@@ -316,14 +316,11 @@ class _Peer:
                 self._handover.stats.given += 1
 
     def _unanswered(self, number: int) -> None:
-        self._away("does not answer")
-        self._take_back(number)
-
-    def _away(self, why: str) -> None:
-        if self.answers and not self._handover._draining:
-            log.warning("worker %d %s; its sessions are served by the others", self._number, why)
+        if self.answers:
+            log.warning("worker %d does not answer; its sessions are served by the others", self._number)
             self._told = True
         self.answers = False
+        self._take_back(number)
 
     def _take_back(self, number: int) -> None:
         offer = self._offers.pop(number, None)

@@ -80,6 +80,9 @@ class Readiness:
         ready = all(state == "ok" for state in checks.values())
         if away is not None:
             checks["storage"] = away
+        silent = services.siblings.silent if services.siblings is not None else []
+        if silent:  # the others serve what was theirs
+            checks["workers"] = f"no answer from {', '.join(map(str, silent))}"
         return JSON({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
 
     @staticmethod
@@ -95,7 +98,10 @@ class Readiness:
 
 
 async def metrics(call: Call) -> Response:
-    return Response(call.services.metrics.text(), media_type=None, headers={"Content-Type": CONTENT_TYPE})
+    text = call.services.metrics.text()
+    if call.services.siblings is not None:
+        text = await call.services.siblings.metrics(text)
+    return Response(text, media_type=None, headers={"Content-Type": CONTENT_TYPE})
 
 
 def route_table(extra: Sequence[RouteSpec] = ()) -> list[RouteSpec]:

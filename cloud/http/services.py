@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cloud.auth import (
     AdminAuth,
@@ -22,6 +23,17 @@ from cloud.speech.tts import SpeechSynthesis
 from cloud.store.base import Store
 from cloud.store.records import AppRecord
 from cloud.webhooks import WebhookClient
+
+
+class Siblings(Protocol):
+    """The other processes that serve the same port (`cloud run --workers N`)."""
+
+    async def metrics(self, own: bytes) -> bytes:
+        """The text form of all of them; `own` is this process's."""
+
+    @property
+    def silent(self) -> list[int]:
+        """Numbers of those that do not answer now."""
 
 
 @dataclass(slots=True)
@@ -42,6 +54,7 @@ class Services:
     synthesis: SpeechSynthesis | None = None
     speech: SpeechService | None = None
     port: int | None = None
+    siblings: Siblings | None = None
     monotonic: Callable[[], float] = time.monotonic
     #: An ordinary client makes a burst of about 20 requests at start, then a few a minute.
     requests: RateLimiter = field(default_factory=lambda: RateLimiter(rate=20, burst=100))

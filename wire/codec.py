@@ -66,11 +66,9 @@ def check_depth(data: bytes | bytearray | memoryview | str, value: dict[str, Any
     if type(data) is not bytes:
         data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
     # Looking for brackets is far cheaper than walking the value: an event has none but its own, a message few.
-    if (
-        (data.find(b"{", 1) >= 0 or data.find(b"[") >= 0)
-        and data.count(b"[") + data.count(b"{") > DEPTH_MAX
-        and _depth(value) > DEPTH_MAX
-    ):
+    if data.find(b"{", 1) < 0 and data.find(b"[") < 0:
+        return
+    if data.count(b"[") + data.count(b"{") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
         raise ProtocolError(ErrorCode.MALFORMED_MESSAGE, f"nested deeper than {DEPTH_MAX} levels")
 
 

@@ -54,7 +54,7 @@ from cloud.core.session_types import DASHBOARD_PACKAGE, Agenda, AppInfo, Facts, 
 from cloud.core.settings import settings_from_status
 from cloud.core.subscriptions import Subscriptions
 from wire import link as links
-from wire.codec import load_object, message_type, validate
+from wire.codec import check_depth, message_type, parse_object, validate
 from wire.errors import CloseCode, InvalidTransition, ProtocolError
 from wire.link import LinkState
 from wire.messages import GLASSES_TO_CLOUD
@@ -486,6 +486,7 @@ class Session:
                     else:
                         out += self._keep_early(effect.data, now)
                 case links.Welcome(_, welcome):
+                    self._reports.backlog_until = now + self.timing.backlog
                     out += self._port.handshake(self._ack(welcome), now)
                 case _:
                     out += self._port.sent((effect,))
@@ -512,7 +513,8 @@ class Session:
             self._agenda.steady = self._agenda.known and not self._port.link.sequenced
             return [] if connection_id is None else [SendToGlasses(connection_id, PLAIN_PONG, Delivery.LOSSY)]
         try:
-            payload = load_object(data)
+            payload = parse_object(data)
+            check_depth(data, payload)
             kind = payload.get("type")
             if type(kind) is str and (sure := SURE.get(kind)) is not None and sure[0](payload):
                 key = kind if kind != "touch_event" else event_key(payload)

@@ -668,7 +668,9 @@ class SessionApps:
     def text(self, package: str, connection_id: int, data: bytes, now: float) -> list[Effect]:
         """One text frame of an app. The socket says whose it is."""
         each = self._apps.get(package)
-        if each is None or connection_id not in (each.life.connection_id, self._early_apps.get(package)):
+        if each is None or (
+            connection_id != each.life.connection_id and connection_id != self._early_apps.get(package)
+        ):
             return []
         if each.life.state is not _CONNECTED:
             self._agenda.known = False

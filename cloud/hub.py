@@ -1180,6 +1180,11 @@ class Hub:
             case "edge_clock":
                 self._observe_hops(detail)
                 return  # every 2.4 s: the console shows the last one
+            case "link_gave_up":
+                self._metrics.counter("dropped_total").labels(reason=detail["why"]).inc(detail["count"])
+            case "notification_shed":
+                self._metrics.counter("dropped_total").labels(reason="notification_rate").inc()
+                return
             case "link_resumed":
                 recovered = str(detail["recovered"]).lower()
                 self._metrics.counter("link_resumes_total").labels(recovered=recovered).inc()

@@ -147,6 +147,13 @@ class Discarded:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """This many reliable messages of the peer outlived their `life` before they could be delivered here."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Disconnect:
     """Close this connection: it cannot go on. The link is already DETACHED and resumes on the next one."""
 
@@ -155,7 +162,9 @@ class Disconnect:
     # "handshake": a peer that used to answer the announcement does not
 
 
-LinkEffect: TypeAlias = Transmit | Deliver | Announce | Welcome | Resumed | Expired | Discarded | Disconnect
+LinkEffect: TypeAlias = (
+    Transmit | Deliver | Announce | Welcome | Resumed | Expired | Discarded | Skipped | Disconnect
+)
 
 
 @dataclass(slots=True)
@@ -568,6 +577,7 @@ class Link:
             self._peer.since = min(self._peer.since, now)
             return effects
         if data == _SKIP:
+            effects.append(Skipped(offset - self._peer.offset))
             self._peer.offset = offset
         elif offset == self._peer.offset + 1:
             self._peer.offset = offset

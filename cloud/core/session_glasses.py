@@ -61,8 +61,10 @@ class GlassesPort:
                         "replayed": effect.replayed,
                     }
                     out.append(Record("link_resumed", detail))
-                case links.Expired(count) | links.Discarded(count):
-                    out.append(Record("link_gave_up", {"count": count, "why": type(effect).__name__}))
+                case links.Expired(count) | links.Skipped(count):
+                    out.append(Record("link_gave_up", {"count": count, "why": "too_old"}))
+                case links.Discarded(count):
+                    out.append(Record("link_gave_up", {"count": count, "why": "log_full"}))
                 case links.Disconnect(connection_id, reason):
                     out.append(CloseGlasses(connection_id, CloseCode.TRY_AGAIN_LATER, reason))
                 case links.Announce() | links.Deliver() | links.Welcome():

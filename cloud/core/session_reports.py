@@ -62,6 +62,9 @@ class Reports:
         self._notified: deque[float] = deque()
         self._location_saved_at = float("-inf")
         self.notifications_shed = 0
+        self.backlog_until = float(
+            "-inf"
+        )  # what an outage has held back is no flood; the link's log bounds it
         self._announced: dict[str, Any] | None = None  # the table that came with the glasses
 
     def glasses_state(self, message: glasses.GlassesConnectionState, now: float) -> list[Effect]:
@@ -191,9 +194,9 @@ class Reports:
             out = self._machines.rendered(self.dashboard.dismissed(message.notification_id, now), now)
         while self._notified and now - self._notified[0] >= 1.0:
             self._notified.popleft()
-        if len(self._notified) >= self.timing.notifications_max:
+        if len(self._notified) >= self.timing.notifications_max and now >= self.backlog_until:
             self.notifications_shed += 1
-            return out
+            return [*out, Record("notification_shed", {})]
         self._notified.append(now)
         return [*out, *self._delivery.relay(message.type, raw, Delivery.RELIABLE, now)]
 

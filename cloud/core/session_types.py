@@ -33,11 +33,12 @@ class SessionTiming:
     speech_linger: float = 5.0  # recognition outlives an app's reconnect (SUB-01)
     takeovers_max: int = 5  # within `takeover_window` (CON-10)
     takeover_window: float = 10.0
-    early_frames_max: int = 128  # before the user is loaded: a link's window of 64, and as many states (CON-03)
+    early_frames_max: int = 128  # before the user is loaded: a link's window, and as many states (CON-03)
     early_bytes_max: int = 1 << 20
     bad_frames_max: int = 20  # within `bad_window` from one connection: abuse (APP-08)
     bad_window: float = 10.0
     notifications_max: int = 10  # per second to apps (DSP-07)
+    backlog: float = 2.0  # after a resumed link, notifications are those of the outage and not thinned
     audio_frames_max: int = 400  # per second; 2.5 ms pieces are the smallest of any codec (PRO-02)
     location_save: float = 60.0  # a position is stored at most this often
     restore_delay: float = 0.0  # after our own restart, SDKs that come back by themselves are given this long

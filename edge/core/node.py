@@ -348,7 +348,7 @@ class Node:
                     out += self._uplink(self.uplink.closed(conn_id, 1013, reason, now), now)
                 case resumable.Expired(count) | resumable.Discarded(count):
                     out.append(Notice(Note.WARNING, "cloud", f"{count} events were too old to be sent"))
-                case resumable.Resumed() | resumable.Welcome():
+                case resumable.Resumed() | resumable.Welcome() | resumable.Skipped():
                     pass  # only the cloud welcomes; state is announced after the acknowledgement in any case
         return out
 

@@ -543,8 +543,9 @@ async def _call(handler: Handler[Any], value: Any) -> None:
         if inspect.isawaitable(result):
             await result
     except (NotConnected, ConnectionLost) as error:
-        # The event is older than the loss of the connection: its answer has no addressee any more.
-        log.warning("a handler was interrupted: %s", error)
+        # The event is older than the loss of the connection: its answer has no addressee any more. The loss itself is told
+        # where it happens.
+        log.debug("a handler was interrupted: %s", error)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

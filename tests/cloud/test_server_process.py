@@ -171,6 +171,8 @@ async def test_kill_minus_nine_under_traffic_loses_no_event_and_doubles_only_tho
                     edge.boot()
                     await until(lambda: edge.online, "the edge is online")
                     edge.want("a")
+                elif edge.node is not None:  # spare the pauses that grow with every outage
+                    edge._do(edge.node.network_changed(edge._now()))
                 await until(lambda: edge.quiet, "everything is acknowledged", 10)
                 await app.started(USER)
                 event()

@@ -25,6 +25,7 @@ from wire.link import (
     LinkLimits,
     LinkState,
     Resumed,
+    Skipped,
     Transmit,
     Welcome,
     join,
@@ -90,7 +91,7 @@ class Pair:
                     end.told.append(effect)
                     if connection_id == self.connection:
                         self.cut()
-                case Expired() | Discarded():
+                case Expired() | Discarded() | Skipped():
                     end.told.append(effect)
 
     def connect(self, shake: bool = True) -> None:
@@ -492,6 +493,9 @@ def test_press_of_the_outage_is_given_up_and_told_not_delivered_late() -> None:
     pair.connect()
     assert pair.cloud.delivered == [number(1)]
     assert sum(e.count for e in pair.edge.told if isinstance(e, Expired)) == 2
+    assert sum(e.count for e in pair.cloud.told if isinstance(e, Skipped)) == 2, (
+        "and the peer counts them too"
+    )
     assert pair.cloud.resumed[-1].recovered, "expiry is no gap"
 
 

@@ -614,6 +614,38 @@ def test_a_notification_flood_is_thinned_for_apps_and_counted() -> None:
         )
     assert len(shell.events(app, "phone_notification")) == 10
     assert shell.session.notifications_shed == 190
+    assert len([r for r in shell.of(fx.Record) if r.kind == "notification_shed"]) == 190
+
+
+@pytest.mark.failure("DSP-07")
+def test_notifications_that_an_outage_has_held_back_are_no_flood() -> None:
+    shell = Shell()
+    glasses = shell.glasses(greets=False)
+    hello = {"version": 1, "offset": 0, "ownEpoch": "edge-1", "ownOffset": 0}
+    shell.phone(glasses, type="connection_init", link=hello)
+    app = shell.app(PACKAGE, "phone_notification")
+
+    def notify(numbers: range) -> None:
+        for n in numbers:
+            note = {"notificationId": str(n), "app": "Mail", "title": str(n), "linkOffset": n}
+            shell.phone(glasses, type="phone_notification", **note)
+
+    notify(range(1, 101))
+    assert len(shell.events(app, "phone_notification")) == 100
+    shell.run(5.0)
+    notify(range(101, 201))
+    assert len(shell.events(app, "phone_notification")) == 110
+
+
+def test_events_that_an_edge_declared_too_old_are_counted_here_too() -> None:
+    shell = Shell()
+    glasses = shell.glasses(greets=False)
+    hello = {"version": 1, "offset": 0, "ownEpoch": "edge-1", "ownOffset": 0}
+    shell.phone(glasses, type="connection_init", link=hello)
+    shell.phone(glasses, type="glassbridge_skip", linkOffset=3)
+    assert [r.detail for r in shell.of(fx.Record) if r.kind == "link_gave_up"] == [
+        {"count": 3, "why": "too_old"}
+    ]
 
 
 def test_every_transition_is_listed() -> None:

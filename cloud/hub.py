@@ -266,6 +266,7 @@ class Hub:
         self.cluster: Cluster | None = None
         self._app_sockets: dict[int, AppSocket] = {}
         self._endpoints = Endpoints()
+        self._looking: set[str] = set()  # endpoints that are away and looked at
         self._rooms = Rooms()
         #: (number, wall clock, user, kind, detail); made presentable, and private members hidden, only when read
         self._trace: deque[tuple[int, float, str, str, Mapping[str, Any]]] = deque(maxlen=TRACE_MAX)
@@ -442,6 +443,9 @@ class Hub:
                 case fx.EndpointVerdict(url, ok):
                     if not ok:
                         self._endpoints.failed(url, now)
+                        if url not in self._looking and self._endpoints.is_away(url, now):
+                            self._looking.add(url)
+                            self.own(self._look(url))
                     elif self._endpoints.succeeded(url, now):
                         self.own(self._bring_back(self._waiting_for(url)))
                 case fx.Presence(package, session_id, present):
@@ -1691,6 +1695,19 @@ class Hub:
             if (life := entry.session.app(package)) is not None and life.awaits_its_server
         ]
 
+    async def _look(self, url: str) -> None:
+        """While several wait for an endpoint that worked, try it on behalf of the one whose turn is farthest away: the
+        pauses of users who lost it together grow together, so that it could be back for long before anybody asks."""
+        try:
+            while self._endpoints.is_away(url, self._loop.time()):
+                await asyncio.sleep(self._endpoints.look)
+                waiting = self._waiting_for(url)
+                if len(waiting) > 1 and self._endpoints.is_away(url, self._loop.time()):
+                    entry, package = max(waiting, key=_next_attempt)
+                    self.feed(entry, entry.session.app_server_seen, package)
+        finally:
+            self._looking.discard(url)
+
     async def _bring_back(self, waiting: list[tuple[SessionEntry, str]]) -> None:
         """One after the other at the pace of the endpoint, so that nobody is held back for a full queue."""
         for entry, package in waiting:
@@ -1769,6 +1786,11 @@ class Hub:
         self._metrics.gauge("microphones_on").set(microphones)
         if self.on_published is not None:
             self.on_published()
+
+
+def _next_attempt(waiting: tuple[SessionEntry, str]) -> float:
+    life = waiting[0].session.app(waiting[1])
+    return (life and life.next_attempt) or 0.0
 
 
 def _timing(config: CloudConfig) -> SessionTiming:

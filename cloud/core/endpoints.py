@@ -24,6 +24,7 @@ class EndpointLimits:
     failures: int = 5  # consecutive failed cycles that open the breaker (APP-11)
     probe: float = 300.0  # then one probe per this time
     trusted: float = 600.0  # an endpoint that worked this recently is having an outage, not dead (APP-02)
+    look: float = 5.0  # while many wait for one that worked, one of them tries this often (APP-02)
     returns: float = (
         10.0  # between two ends of an outage: a server that works every other time brings nobody forward
     )
@@ -94,6 +95,21 @@ class Endpoints:
         endpoint.failures += 1
         if self._is_open(endpoint, now) and endpoint.open_until <= now:
             endpoint.open_until = now + self._limits.probe
+
+    @property
+    def look(self) -> float:
+        """Seconds between two looks at an endpoint that is away."""
+        return self._limits.look
+
+    def is_away(self, url: str, now: float) -> bool:
+        """Whether an endpoint that worked a short while ago fails now: it will be back, and somebody should look."""
+        endpoint = self._known.get(url)
+        return (
+            endpoint is not None
+            and endpoint.failures > 0
+            and endpoint.worked_at is not None
+            and now - endpoint.worked_at <= self._limits.trusted
+        )
 
     def seen(self, url: str) -> None:
         """The server was seen alive by other means: close the breaker."""

@@ -50,6 +50,20 @@ def test_the_first_success_after_an_outage_is_told_once_and_an_unsteady_server_b
     assert ends.succeeded("http://a", 13.1)
 
 
+@pytest.mark.failure("APP-02")
+def test_an_endpoint_is_away_while_one_that_worked_lately_fails() -> None:
+    ends = Endpoints()
+    ends.failed("http://never", 0.0)
+    assert not ends.is_away("http://never", 0.0), "one that never worked is probed rarely"
+    ends.succeeded("http://a", 0.0)
+    assert not ends.is_away("http://a", 1.0)
+    ends.failed("http://a", 2.0)
+    assert ends.is_away("http://a", 3.0)
+    assert not ends.is_away("http://a", 700.0), "it is no outage any more"
+    ends.succeeded("http://a", 701.0)
+    assert not ends.is_away("http://a", 701.0)
+
+
 @pytest.mark.failure("APP-10")
 def test_fifty_restarts_of_one_endpoint_are_spread() -> None:
     ends = Endpoints()

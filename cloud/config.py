@@ -285,7 +285,7 @@ class CloudConfig(_Section):
     )
     workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port.")
     trusted_proxies: tuple[str, ...] = Field(
-        default=("127.0.0.1", "::1"), description="Addresses whose X-Forwarded-* headers are believed."
+        default=("127.0.0.1", "::1"), description="Addresses and networks (10.0.0.0/8) whose X-Forwarded-* headers are believed."
     )
     drain_timeout: Seconds = Field(
         default=8.0, description="SIGTERM closes everything within this time, seconds."
@@ -304,6 +304,16 @@ class CloudConfig(_Section):
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     DEFAULT_ORIGIN: ClassVar[str] = "default"
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            try:
+                ipaddress.ip_network(entry, strict=False)
+            except ValueError:
+                raise ValueError(f"{entry!r} is no IP address or network") from None
+        return entries
 
     @field_validator("public_url", mode="before")
     @classmethod

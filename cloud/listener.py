@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import http
+import ipaddress
 import logging
 import socket
 import time
@@ -117,6 +118,23 @@ class _ServerState(ServerState):
         """uvicorn starts with an empty list; ours is computed."""
 
 
+class _Proxies:
+    """Addresses and networks, as configured."""
+
+    def __init__(self, entries: Sequence[str]) -> None:
+        self._addresses = frozenset(entries)
+        self._networks = tuple(ipaddress.ip_network(one, strict=False) for one in entries if "/" in one)
+
+    def __contains__(self, address: str) -> bool:
+        if address in self._addresses or not self._networks:
+            return address in self._addresses
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:  # a forwarded header may hold anything
+            return False
+        return any(ip in network for network in self._networks)
+
+
 class Listener:
     """Owns the server socket and every connection that came through it."""
 
@@ -128,13 +146,13 @@ class Listener:
         limits: Limits | None = None,
         trusted_proxies: Sequence[str] = ("127.0.0.1", "::1"),
     ) -> None:
-        """`trusted_proxies`: addresses whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
+        """`trusted_proxies`: addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
         self.limits = limits or Limits()
         self.stats = ConnectionStats()
         self.cork = Cork()
         self.connections: set[Connection] = set()
         self._upgrade = upgrade
-        self._trusted = frozenset(trusted_proxies)
+        self._trusted = _Proxies(trusted_proxies)
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._state = _ServerState()
@@ -147,8 +165,8 @@ class Listener:
             access_log=False,
             timeout_keep_alive=65,  # longer than the 60 s of common proxies, so that they never reuse a socket just closed
             server_header=False,
-            proxy_headers=bool(self._trusted),
-            forwarded_allow_ips=list(self._trusted),
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=list(trusted_proxies),
             h11_max_incomplete_event_size=self.limits.head_max,
         )
         self._config.load()

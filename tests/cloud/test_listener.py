@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 
 from cloud import connection as connections
 from cloud.connection import QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX, Connection, Frame
-from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest
+from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest, _Proxies
 from wire.messages.base import Delivery
 
 GRACE = 20.0  # generous: the machine is shared
@@ -330,10 +330,15 @@ async def test_forwarded_addresses_are_believed_from_trusted_proxies_only() -> N
         )
         answer = await client.post(f"{w.http}/echo", headers=headers, content=b"")
         assert answer.json()["client"] == "203.0.113.9"
-        w.listener._trusted = frozenset()
+        w.listener._trusted = _Proxies(["127.0.0.0/8", "203.0.113.0/24"])
         async with connect(w.ws, additional_headers=headers):
             pass
-        assert w.requests[1].remote == "127.0.0.1"
+        assert w.requests[1].remote == "198.51.100.7", "a network of proxies"
+        w.listener._trusted = _Proxies([])
+        async with connect(w.ws, additional_headers=headers):
+            pass
+        assert w.requests[2].remote == "127.0.0.1"
+        assert "nonsense" not in _Proxies(["10.0.0.0/8"])
 
 
 async def test_closing_ends_open_connections_with_service_restart() -> None:

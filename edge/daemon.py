@@ -20,7 +20,7 @@ import signal
 import ssl
 import sys
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, assert_never
@@ -58,6 +58,7 @@ STOP_MAX = 8.0  # s for everything to end; the contract with the service manager
 #: An adapter may appear a moment after its service at boot, and the simulator's socket with it.
 RADIO_PATIENCE = 10.0
 UPLOAD_MAX = 25.0  # s; apps wait 30 for a photo
+TOLD_MAX = 64  # lasting facts that were logged as warnings; a repetition of one is no news
 EX_FAULTS = {GlassesFault.PERMISSION: EX_PERMISSION}
 
 
@@ -157,6 +158,7 @@ class Session:
         self._rested = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._outages: dict[str, float] = {}
+        self._told: OrderedDict[tuple[Note, str, str], None] = OrderedDict()
         self.failed: asyncio.Future[None] = self._loop.create_future()
 
     # ------------------------------------------------------------------------------------------------- lifetime
@@ -174,6 +176,11 @@ class Session:
     def retry(self) -> None:
         """The operator or a SIGHUP says that the world has changed."""
         self._input("network_changed", lambda now: self.node.network_changed(now))
+
+    def notify(self, app_id: str, app_name: str, title: str, text: str) -> bool:
+        """Pass on a notification of this host; whether the glasses show it in a style of their own."""
+        self._input("notify", lambda now: self.node.notify(app_id, app_name, title, text, now))
+        return self.node.bridge.shows_notifications
 
     async def stop(self) -> None:
         """Let go of the glasses and the cloud. Bounded."""
@@ -422,9 +429,15 @@ class Session:
             lasted = f" after {now - since:.1f} s" if since is not None else ""
             logger.info("%s ready%s", what, lasted)
             return
-        repeat = notice.about in self._outages
+        fact = (notice.note, notice.about, notice.detail)
+        repeat = notice.about in self._outages or fact in self._told
         if notice.note in (Note.ARM_LOST, Note.UPLINK_LOST, Note.UPLINK_REFUSED, Note.UPLINK_REPLACED):
             self._outages.setdefault(notice.about, now)
+        else:
+            # Captions on glasses without a lens, or with a glyph that it lacks, come three times a second.
+            self._told[fact] = None
+            while len(self._told) > TOLD_MAX:
+                self._told.popitem(last=False)
         level = logging.DEBUG if repeat else logging.WARNING
         logger.log(level, "%s: %s %s", what, notice.note.value, notice.detail)
 
@@ -457,7 +470,12 @@ class Daemon:
         self._control = ControlSocket(
             config.socket_path,
             self.status,
-            {"retry": self._retry, "forget": self._forget, "stop": self._stop_command},
+            {
+                "retry": self._retry,
+                "forget": self._forget,
+                "notify": self._notify,
+                "stop": self._stop_command,
+            },
         )
         self._port = StatusPort(config.status_port, self.status) if config.status_port is not None else None
 
@@ -593,11 +611,30 @@ class Daemon:
         return {}
 
     def _forget(self, request: dict[str, Any]) -> dict[str, Any]:
-        for session in self._sessions.values():
-            if session.wearer.user == request.get("user", ""):
-                session.forget()
-                return {"forgotten": True}
-        return {"ok": False, "error": "no such wearer"}
+        session = self._session_of(request)
+        if session is None:
+            return {"ok": False, "error": "no such wearer"}
+        session.forget()
+        return {"forgotten": True}
+
+    def _notify(self, request: dict[str, Any]) -> dict[str, Any]:
+        session = self._session_of(request)
+        if session is None:
+            return {"ok": False, "error": "no such wearer"}
+        words = {key: request.get(key, "") for key in ("app", "app_id", "title", "text")}
+        if not all(isinstance(value, str) for value in words.values()) or not words["title"]:
+            return {"ok": False, "error": "a notification has a title, and app, app_id and text in words"}
+        app = words["app"] or "Glassbridge"
+        own = session.notify(words["app_id"] or "org.glassbridge", app, words["title"], words["text"])
+        return {"own_style": own, "model": session.node.glasses.profile.model}
+
+    def _session_of(self, request: dict[str, Any]) -> Session | None:
+        """The wearer that a request names; the only one needs no name."""
+        user = request.get("user", "")
+        sessions = list(self._sessions.values())
+        if not user and len(sessions) == 1:
+            return sessions[0]
+        return next((session for session in sessions if session.wearer.user == user), None)
 
     def _stop_command(self, _: dict[str, Any]) -> dict[str, Any]:
         self._stopping.set()

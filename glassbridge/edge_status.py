@@ -22,16 +22,25 @@ _WELL = {"ready", "online"}
 
 def ask(path: Path) -> dict[str, Any]:
     """The daemon's status. Raises CommandError (69) when none answers."""
+    status: dict[str, Any] = tell(path, {"cmd": "status"})["status"]
+    return status
+
+
+def tell(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """What the daemon answers. Raises CommandError: 69 when none is there, 1 when it refuses."""
     try:
-        status: dict[str, Any] = control.ask(path, {"cmd": "status"})["status"]
-    except (OSError, KeyError) as error:
+        said = control.ask(path, request)
+    except OSError as error:
         raise CommandError(
             "no edge daemon answers on this machine",
-            f"{path}: {getattr(error, 'strerror', None) or error}",
+            f"{path}: {error.strerror or error}",
             "glassbridge edge run   (or name its state with --data-dir)",
             Exit.UNREACHABLE,
         ) from None
-    return status
+    if not said.pop("ok", False):
+        reason = said.get("error", "it gave no reason")
+        raise CommandError("the edge daemon refused", reason, "glassbridge edge status   (shows its wearers)")
+    return said
 
 
 def follow(path: Path, *, as_json: bool, rounds: int | None = None) -> None:

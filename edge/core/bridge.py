@@ -64,6 +64,7 @@ from wire.messages.glasses_to_cloud import (
     GlassesBatteryUpdate,
     GlassesConnectionState,
     HeadPosition,
+    PhoneNotification,
     PhotoResponse,
     RgbLedControlResponse,
     RtmpStreamStatus,
@@ -129,6 +130,7 @@ class _View:
     received: float
     expires: float | None  # only counts while the cloud is away; otherwise the cloud ends its displays
     downlink: float | None = None  # seconds on its way from the cloud, where both clocks are known
+    package: str | None = None
 
 
 @dataclass(slots=True)
@@ -167,6 +169,9 @@ class Bridge:
         self._frame = 0
         self._photos: OrderedDict[str, _Photo] = OrderedDict()
         self._was_connected: bool | None = None
+        self._notifications = (
+            0  # number of the last one, u32; begins at the time of day, so that none comes twice
+        )
 
     # ------------------------------------------------------------------------------------------------ the cloud
 
@@ -361,7 +366,8 @@ class Bridge:
         except ProtocolError as error:
             return self._result(message.display_id, "failed", error.message, now)
         expires = now + message.duration_ms / 1000 if message.duration_ms else None
-        view = _View(layout, message.display_id, now, expires, self._on_its_way(message.timestamp, now))
+        downlink = self._on_its_way(message.timestamp, now)
+        view = _View(layout, message.display_id, now, expires, downlink, message.package_name)
         replaced = self._views.get(message.view)
         self._views[message.view] = view
         effects: list[BridgeEffect] = []
@@ -560,7 +566,7 @@ class Bridge:
             self._status_at = now + self.timing.status
 
     def _status(self) -> EdgeStatus:
-        glasses = self.glasses
+        glasses, main = self.glasses, self._views.get("main")
         return EdgeStatus(
             model_name=glasses.profile.model,
             arms={
@@ -574,6 +580,7 @@ class Bridge:
                 for arm, link in glasses.arms.items()
             },
             microphone=glasses.mic.value,
+            shown_package=main.package if main is not None and _has_content(main.layout) else None,
             simulated=self.simulated,
         )
 
@@ -600,6 +607,9 @@ class Bridge:
         wear = _flag(settings, "sensingEnabled", "sensing_enabled")
         if wear is not None:
             actions.append(profile.WearDetection(wear))
+        silent = _flag(settings, "silentMode", "silent_mode")
+        if silent is not None:
+            actions.append(profile.SilentMode(silent))
         effects: list[BridgeEffect] = []
         for action in actions:
             effects += self._drive(self.glasses.want(action, now), now)
@@ -621,6 +631,33 @@ class Bridge:
             flash=request.flash is not False,
         )
         return self._drive(self.glasses.request(request.request_id, action, now), now)
+
+    def notify(self, app_id: str, app_name: str, title: str, text: str, now: float) -> list[BridgeEffect]:
+        """A notification arrived on this host: the cloud is told as a phone tells it, and glasses that show
+        notifications in a style of their own do so."""
+        epoch = int(now + self._wall_offset)
+        self._notifications = max(self._notifications + 1, epoch) & 0xFFFF_FFFF
+        number = self._notifications
+        message = PhoneNotification(
+            notification_id=str(number),
+            app=app_name,
+            title=title,
+            content=text,
+            priority="normal",
+            package_name=app_id,
+        )
+        action = profile.Notify(number, app_id, app_name, title, "", text, epoch)
+        request_id = f"notify {number}"
+        return [self._post(message, now), *self._drive(self.glasses.request(request_id, action, now), now)]
+
+    @property
+    def shows_notifications(self) -> bool:
+        """Whether this model has a style of its own for them."""
+        example = profile.Notify(1, "a", "a", "a", "", "a", 0)
+        try:
+            return any(self.glasses.driver.commands(arm, example) for arm in self.glasses.profile.arms)
+        except profile.Unsupported:
+            return False
 
     def _light(self, request: RgbLedControl, now: float) -> list[BridgeEffect]:
         action = profile.Light(

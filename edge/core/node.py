@@ -9,7 +9,7 @@ inputs below with a monotonic `now` and performs the returned effects in order, 
     cloud out   Dial · Hangup · SendText · SendAudio
     sound       Decode out, decoded in                         (LC3 needs a codec, and a codec is no pure thing)
     photos      Upload out, uploaded in
-    the rest    start · stop · wall_clock · network_changed · handle_deadline in; Remember · Notice out
+    the rest    start · stop · wall_clock · notify · network_changed · handle_deadline in; Remember · Notice out
 
 Every connection has the id it was asked for with; reports about older ones are ignored. `deadline` is when
 `handle_deadline` wants to be called next; called late by more than `wake_gap` it takes that as a sleep of the process.
@@ -165,6 +165,10 @@ class Node:
         self._clock = (epoch_offset, utc_offset)
         self._clock_at = now + self.glasses.profile.pace.clock
         return self._bridge(self.bridge.wall_clock(epoch_offset, utc_offset, now), now)
+
+    def notify(self, app_id: str, app_name: str, title: str, text: str, now: float) -> list[NodeEffect]:
+        """A notification arrived on this host, for the cloud and for glasses that show them by themselves."""
+        return self._bridge(self.bridge.notify(app_id, app_name, title, text, now), now)
 
     def network_changed(self, now: float) -> list[NodeEffect]:
         """The network came up or the token changed: try at once instead of waiting."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,7 @@ _GESTURES = (
     Gesture.UP_SWIPE,
     Gesture.DOWN_SWIPE,
 )
+CHARGE_EVERY = 2.0  # s between two questions whether a charger is there, however often levels are told
 _BATTERY_TO_BOOT = 20  # percent; below it the SoC does not start
 
 
@@ -308,10 +310,13 @@ class MentraLiveDriver(Driver):
         self._old_audio = 0
         self._epoch_ms = 0
         self._charging: bool | None = None  # as `sr_hrt` said last
+        self._charge_asked = -math.inf
+        self._charge_at: float | None = None  # when to ask whether a charger is there
 
     def opened(self, arm: Arm) -> None:
         self._readers.clear()
         self._chunks.clear()
+        self._charge_at = None
         # Half-read files stay: the glasses restart a transfer by name, and what has arrived is still right.
 
     def init(self, arm: Arm) -> Sequence[Sequence[Command]]:
@@ -451,9 +456,9 @@ class MentraLiveDriver(Driver):
         body = outer.get("B")
         if isinstance(body, str):
             body = _object(body)
-        return self._bes(command, body if isinstance(body, dict) else {})
+        return self._bes(command, body if isinstance(body, dict) else {}, now)
 
-    def _bes(self, name: str, body: dict[str, Any]) -> list[Event]:
+    def _bes(self, name: str, body: dict[str, Any], now: float) -> list[Event]:
         level = _int(body.get("pt"))
         match name:
             case "sr_hrt":
@@ -481,6 +486,9 @@ class MentraLiveDriver(Driver):
                     if charging is None and volts is not None:
                         charging = volts > 4000
                     found.insert(0, Battery(_percent(level), charging))
+                if self._charge_at is None:
+                    # Told unasked when a charger comes or goes, too; whether it does, only the heartbeat says.
+                    self._charge_at = max(now, self._charge_asked + CHARGE_EVERY)
                 return found
             case "sr_tpevt":
                 number = _int(body.get("type"))
@@ -649,12 +657,18 @@ class MentraLiveDriver(Driver):
     def deadline(self) -> float | None:
         times = [min(t.last + FILE_STALL, t.since + FILE_DEADLINE) for t in self._files.values()]
         times += [c.since + CHUNKED_TIMEOUT for c in self._chunks.values()]
+        if self._charge_at is not None:
+            times.append(self._charge_at)
         return min(times, default=None)
 
     def handle_deadline(self, now: float) -> list[tuple[Arm, Event]]:
         for session in [s for s, c in self._chunks.items() if now >= c.since + CHUNKED_TIMEOUT]:
             del self._chunks[session]
         events: list[Event] = []
+        if self._charge_at is not None and now >= self._charge_at:
+            self._charge_asked, self._charge_at = now, None
+            ask = bes("cs_hrt", version=False)
+            events.append(Send(Command("charging?", lambda _: (Packet(ask, gap=WRITE_GAP),), tries=1)))
         for name, transfer in list(self._files.items()):
             if now >= transfer.since + FILE_DEADLINE or (
                 now >= transfer.last + FILE_STALL and transfer.rounds >= FILE_ROUNDS

@@ -872,6 +872,9 @@ class EvenG1(Firmware):
             "brightness": self.settings.brightness,
             "auto_brightness": self.settings.auto_brightness,
             "head_up_angle": self.settings.head_up_angle,
+            "wear_detection": self.settings.wear_detection,
+            "position": [self.settings.height, self.settings.depth],
+            "unread": self.unread,
         }
 
 

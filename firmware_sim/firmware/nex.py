@@ -1202,6 +1202,7 @@ class MentraNex(Firmware):
             "auto_brightness": self.settings.auto_brightness,
             "head_angle": self.head_angle,
             "head_up_angle": self.settings.head_up_angle,
+            "position": [self.settings.height, self.settings.distance_cm],
             "pictures_cached": len(self._cache),
             "voice": self._voice,
         }

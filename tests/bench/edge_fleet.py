@@ -2,13 +2,16 @@
 
 Rules: the daemon, the simulator and a small cloud are real programs with real sockets and a real Bluetooth host stack; the
 simulator and the cloud's side are not counted. CPU is the edge process's own time, memory its resident set, latency runs
-from the cloud's frame to the glasses' acknowledgement, as the edge reports it for each display. Prints JSON.
+from the cloud's frame to the glasses' acknowledgement, as the edge reports it for each display. Three loads in turn: idle,
+a text for everyone every second, all microphones on. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
 import os
 import statistics
@@ -36,6 +39,7 @@ class Sky:
     def __init__(self) -> None:
         self.sockets: list[ServerConnection] = []
         self.results: list[dict[str, Any]] = []
+        self.sound = 0  # bytes of PCM
         self.connected: set[int] = set()
 
     async def client(self, socket: ServerConnection) -> None:
@@ -43,6 +47,7 @@ class Sky:
         await socket.send(_ACK)
         async for frame in socket:
             if isinstance(frame, bytes):
+                self.sound += len(frame)
                 continue
             message = json.loads(frame)
             match message["type"]:
@@ -54,6 +59,13 @@ class Sky:
                     self.connected.add(id(socket))
                 case "glassbridge_display_result":
                     self.results.append(message)
+
+    async def listen(self, on: bool) -> None:
+        """Ask every wearer's glasses for their microphone."""
+        wish = {"type": "microphone_state_change", "sessionId": "u", "isMicrophoneEnabled": on}
+        frame = json.dumps({**wish, "requiredData": ["pcm"] if on else []})
+        for socket in self.sockets:
+            await socket.send(frame)
 
     async def show(self, text: str, display_id: str) -> None:
         layout = {"layoutType": "text_wall", "text": text}
@@ -123,7 +135,15 @@ async def measure(model: str, count: int, rounds: int, pause: float) -> dict[str
                     await asyncio.sleep(pause)
                 await asyncio.sleep(2.0)
                 busy = (cpu(pid) - start) / (time.monotonic() - at)
+                await sky.listen(True)
+                await asyncio.sleep(5.0)
+                start, at, heard = cpu(pid), time.monotonic(), sky.sound
+                await asyncio.sleep(10.0)
+                lasted = time.monotonic() - at
+                listening = (cpu(pid) - start) / lasted
+                sound = (sky.sound - heard) / 32_000 / lasted
                 megabytes = resident(pid)
+                loop = await edge.status()
     shown = [r for r in sky.results if r["outcome"] == "shown"]
     latency = sorted((r.get("edgeMs") or 0.0) + (r.get("bleMs") or 0.0) for r in shown)
     return {
@@ -138,7 +158,13 @@ async def measure(model: str, count: int, rounds: int, pause: float) -> dict[str
         "displays_replaced": sum(r["outcome"] == "replaced" for r in sky.results),
         "display_ms_p50": round(statistics.median(latency), 1) if latency else None,
         "display_ms_p99": round(latency[len(latency) * 99 // 100], 1) if latency else None,
+        "cpu_microphones_percent": round(100 * listening, 1),
+        "sound_s_per_s": round(sound, 1),
+        "sound_ms_p99": max(
+            (w["audio"]["notification_to_uplink_ms"] or {}).get("p99", 0.0) for w in loop["wearers"]
+        ),
         "resident_mb": round(megabytes, 1),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -149,7 +175,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between two texts to everyone")
     given = parser.parse_args()
-    print(json.dumps(asyncio.run(measure(given.model, given.count, given.rounds, given.pause)), indent=1))
+    with contextlib.redirect_stderr(io.StringIO()):  # the daemon's log, some lines for each pair
+        figures = asyncio.run(measure(given.model, given.count, given.rounds, given.pause))
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

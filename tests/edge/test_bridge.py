@@ -11,6 +11,7 @@ from PIL import Image
 from edge.core.glasses import Note
 from edge.profiles.base import Arm
 from tests.edge.world import World
+from tests.support.air import Air
 
 L, R = Arm.LEFT, Arm.RIGHT
 
@@ -292,3 +293,37 @@ def test_the_clock_of_the_glasses_is_set_on_both_arms_left_first() -> None:
     world.run(5)
     at = {arm: next(t for t, raw in fake.heard if raw[0] == 0x06) for arm, fake in world.arms.items()}
     assert at[L] < at[R]
+
+
+def test_a_notification_of_this_host_goes_to_the_cloud_and_to_the_left_arm_alone() -> None:
+    world = ready()
+    assert world.node.bridge.shows_notifications
+    for _ in range(2):
+        world.do(world.node.notify("org.example", "Mail", "Ben", "lunch?", world.now))
+        world.run(2)
+    told = world.said("phone_notification")
+    assert [(m["app"], m["title"], m["content"]) for m in told] == [("Mail", "Ben", "lunch?")] * 2
+    assert len({m["notificationId"] for m in told}) == 2
+    heard = {
+        arm: [data for _, data in fake.heard if data[0] in (0x04, 0x4B)] for arm, fake in world.arms.items()
+    }
+    assert heard[Arm.RIGHT] == []
+    assert {data[0] for data in heard[Arm.LEFT]} == {0x04, 0x4B}
+
+
+@pytest.mark.parametrize("model", ["nex", "frame", "live"])
+def test_a_model_without_a_style_of_its_own_leaves_notifications_to_apps(model: str) -> None:
+    air = Air(model).start()
+    air.until_ready()
+    assert not air.node.bridge.shows_notifications
+    air.feed(air.node.notify("org.example", "Mail", "Ben", "lunch?", air.now))
+    air.run(1.0)
+    assert len(air.told("phone_notification")) == 1
+
+
+def test_silent_mode_is_a_setting() -> None:
+    world = ready()
+    world.say(type="settings_update", success=True, settings={"silentMode": True})
+    world.run(1)
+    for fake in world.arms.values():
+        assert any(data[:2] == b"\x03\x0c" for _, data in fake.heard)

@@ -12,6 +12,7 @@ import pytest
 
 from edge import daemon as daemon_module
 from edge.config import EdgeConfig
+from edge.core.glasses import Note, Notice
 from edge.daemon import Daemon, Store, Trace
 from edge.service import ServiceManager
 from tests.edge import fake_bleak
@@ -102,6 +103,21 @@ async def test_a_crash_in_one_session_is_survived_and_the_session_built_anew(
         await until(lambda: len(upstream.said("connection_init")) == 2, why="it dials again")
         assert "session failed" in caplog.text
         assert not r.task.done()
+
+
+async def test_a_lasting_fact_is_a_warning_once_however_often_it_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="edge.daemon")
+    async with cloud() as upstream, Running(tmp_path, "facts", cloud=upstream.url) as r:
+        await until(lambda: r.daemon._sessions)
+        caplog.clear()
+        for number in range(100):
+            r.session._notice(Notice(Note.UNSUPPORTED, "show", "it has no display"))
+            r.session._notice(Notice(Note.WARNING, "display", f"no glyph {number % 3}"))
+        levels = [record.levelname for record in caplog.records]
+        assert levels.count("WARNING") == 4
+        assert levels.count("DEBUG") == 196
 
 
 async def test_without_a_model_the_first_known_glasses_in_sight_are_taken(tmp_path: Path) -> None:

@@ -332,3 +332,27 @@ def test_messages_are_cut_to_what_a_small_link_carries() -> None:
             else ""
         )
         assert not inner or json.loads(inner) == message
+
+
+def test_whether_it_charges_is_asked_after_each_level_but_not_more_often_than_every_two_seconds() -> None:
+    driver = MentraLiveDriver()
+    level = reply_of_chip("sr_batv", {"vt": 4000, "pt": 80})
+    asked = []
+    now = 100.0
+    for _ in range(50):  # a firmware that tells its level ten times a second
+        driver.decode(WHOLE, REPLIES, level, now)
+        if driver.deadline is not None and driver.deadline <= now:
+            for _, event in driver.handle_deadline(now):
+                assert isinstance(event, Send)
+                assert packets(event.command) == [bes("cs_hrt", version=False)]
+                asked.append(now)
+        now += 0.1
+    assert len(asked) == 3
+    heartbeat = reply_of_chip("sr_hrt", {"pt": 80, "ready": 1, "charg": 1})
+    assert Battery(80, charging=True) in driver.decode(WHOLE, REPLIES, heartbeat, now)
+    assert driver.decode(WHOLE, REPLIES, level, now)[0] == Battery(80, charging=True)
+
+
+def reply_of_chip(name: str, body: dict[str, Any]) -> bytes:
+    raw = json.dumps({"C": name, "B": body}).encode()
+    return START + b"\x30" + len(raw).to_bytes(2, "little") + raw + END

@@ -71,6 +71,19 @@ class Rig:
 
         await self.wait(shown, seconds, f"the lens never said {text!r}")
 
+    async def until_state(self, **wanted: Any) -> None:
+        """Until the glasses themselves say so (their `state` in /api/sim/state)."""
+
+        async def is_so() -> bool:
+            facts = (await self.state())["state"]
+            return all(facts[key] == value for key, value in wanted.items())
+
+        await self.wait(is_so, 20, f"the glasses never said {wanted}")
+
+    async def set(self, **settings: Any) -> None:
+        """The cloud hands settings on, as phones and consoles change them."""
+        await self.cloud.say(type="settings_update", success=True, settings=settings)
+
     async def until_mic(self, on: bool) -> None:
         async def is_so() -> bool:
             return (await self.state())["microphone"]["on"] is on

@@ -11,7 +11,7 @@ import io
 import signal
 import time
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,10 @@ import pytest
 from PIL import Image
 from websockets.exceptions import ConnectionClosed
 
+from edge.control import ask
 from tests.support.edge_process import Cloud, Edge, cloud, edge_process, spawn, until
 from tests.support.fault_proxy import FaultProxy
+from tests.support.rig import picture
 from tests.support.simulator import Simulator, simulator_process
 
 pytestmark = pytest.mark.lane("bumble")
@@ -179,11 +181,11 @@ async def test_an_arm_that_hears_nothing_any_more_is_found_out_and_rebuilt(tmp_p
 
 
 async def test_a_picture_arrives_dot_by_dot_on_both_arms(tmp_path: Path) -> None:
-    picture = Image.new("1", (576, 135), 0)
+    drawn = Image.new("1", (576, 135), 0)
     for x in range(576):
-        picture.putpixel((x, (x * 7) % 135), 255)
+        drawn.putpixel((x, (x * 7) % 135), 255)
     out = io.BytesIO()
-    picture.save(out, "BMP")
+    drawn.save(out, "BMP")
     async with rig(tmp_path) as r:
         layout = {"layoutType": "bitmap_view", "data": base64.b64encode(out.getvalue()).decode()}
         await r.cloud.say(type="display_event", packageName="a", view="main", layout=layout, displayId="p1")
@@ -193,8 +195,96 @@ async def test_a_picture_arrives_dot_by_dot_on_both_arms(tmp_path: Path) -> None
             for side in ("left", "right"):
                 shot = await client.get(f"{r.sim.url}/api/sim/screenshot", params={"side": side}, timeout=20)
                 lit = np.asarray(Image.open(io.BytesIO(shot.content)).convert("1"))
-                assert lit[:135].tolist() == np.asarray(picture).tolist()
+                assert lit[:135].tolist() == np.asarray(drawn).tolist()
                 assert not lit[135:].any()
+
+
+async def until_state(r: Rig, **wanted: Any) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        facts = (await r.state())["state"]
+        if all(facts[key] == value for key, value in wanted.items()):
+            return
+        assert time.monotonic() < deadline, f"{facts} instead of {wanted}"
+        await asyncio.sleep(0.05)
+
+
+async def test_every_setting_and_layout_and_what_the_wearer_does_travels(tmp_path: Path) -> None:
+    async with rig(tmp_path) as r:
+        settings = {"brightness": 40, "autoBrightness": False, "headUpAngle": 25, "sensingEnabled": False}
+        settings |= {"dashboardHeight": 6, "dashboardDepth": 3, "silentMode": False}
+        await r.cloud.say(type="settings_update", success=True, settings=settings)
+        await until_state(r, brightness=16, auto_brightness=False, head_up_angle=25, wear_detection=False)
+        await until_state(r, position=[6, 3], silent=False)
+
+        async def layout(kind: str, **members: Any) -> None:
+            await r.cloud.say(
+                type="display_event", packageName="a", view="main", layout={"layoutType": kind, **members}
+            )
+
+        await layout("double_text_wall", topText="here", bottomText="there")
+        await until_lens(r, lambda text: text.startswith("here ") and text.endswith(" there"))
+        await layout("reference_card", title="Title", text="body")
+        await r.until_shown("Title\nbody")
+        await layout("dashboard_card", leftText="10:30", rightText="87 %")
+        await until_lens(r, lambda text: text.startswith("10:30") and text.endswith("87 %"))
+        frames = [base64.b64encode(picture(width, 100)).decode() for width in (100, 200)]
+        await layout("bitmap_animation", frames=frames, interval=400, repeat=True)
+        await r.cloud.show("after the pictures")
+        await r.until_shown("after the pictures")
+
+        await r.act("wear", value=False)
+        await r.act("triple_tap", side="right")
+        await until_edge(r, lambda glasses: glasses["silent"] is True)
+        await r.cloud.say(type="settings_update", success=True, settings={"silentMode": False})
+        await until_state(r, silent=False)
+        await r.act("case", value="closed")
+        await until_edge(r, lambda glasses: glasses["state"] == "asleep")
+        await r.act("case", value="out")
+        await r.act("wear", value=True)
+        await until_edge(r, lambda glasses: glasses["state"] == "ready")
+        await r.until_shown("after the pictures")
+        await r.act("battery", value=41, side="left")
+        await until(lambda: any(m["level"] == 41 for m in r.cloud.said("glasses_battery_update")))
+
+
+async def until_edge(r: Rig, what: Callable[[dict[str, Any]], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not what(glasses := (await r.edge.status())["wearers"][0]["glasses"]):
+        assert time.monotonic() < deadline, glasses
+        await asyncio.sleep(0.05)
+
+
+async def until_lens(r: Rig, what: Callable[[str], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        shown = [await r.lens(side) for side in ("left", "right")]
+        if all(what(text) for text in shown):
+            return
+        assert time.monotonic() < deadline, shown
+        await asyncio.sleep(0.05)
+
+
+async def test_a_notification_of_this_host_is_shown_in_the_glasses_own_style_and_told_to_the_cloud(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path) as r:
+        await r.cloud.show("captions")
+        await r.until_shown("captions")
+        control = Path(r.edge.ready["control"])
+        wish = {"cmd": "notify", "app": "Calendar", "title": "Standup", "text": "in five minutes"}
+        assert await asyncio.to_thread(ask, control, wish) == {
+            "ok": True, "own_style": True, "model": "Even Realities G1"
+        }  # fmt: skip
+        await until(lambda: r.cloud.said("phone_notification"))
+        [told] = r.cloud.said("phone_notification")
+        assert (told["app"], told["title"], told["content"]) == ("Calendar", "Standup", "in five minutes")
+        await until_lens(r, lambda text: "in five minutes" in text)
+        await until_state(r, unread=1)
+        refused = await asyncio.to_thread(ask, control, {"cmd": "notify", "title": ""})
+        assert refused["ok"] is False
+        refused = await asyncio.to_thread(ask, control, {"cmd": "notify", "title": "x", "user": "nobody"})
+        assert refused == {"ok": False, "error": "no such wearer"}
 
 
 @pytest.mark.failure("EDG-01")

@@ -6,6 +6,7 @@ import asyncio
 import io
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,29 @@ async def test_it_pairs_shows_text_and_pictures_feels_taps_and_looks_up(tmp_path
         rows, columns = np.nonzero(lens)
         shown = lens[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert shown.tolist() == np.asarray(Image.open(io.BytesIO(picture(200, 100)))).tolist()
+
+
+async def test_settings_cards_and_pictures_that_move_travel(tmp_path: Path) -> None:
+    async with rig(tmp_path, "frame") as r:
+        await r.set(brightness=100, headUpAngle=25)
+        await r.until_state(brightness=2)
+        await r.set(brightness=0)
+        await r.until_state(brightness=-2)
+        layout: dict[str, Any] = {"layoutType": "reference_card", "title": "Title", "text": "body"}
+        await r.cloud.say(type="display_event", packageName="a", view="main", layout=layout)
+        await r.until_shown("Title\nbody")
+        frames = [bitmap_view(picture(width, 100))["data"] for width in (100, 200)]
+        layout = {"layoutType": "bitmap_animation", "frames": frames, "interval": 500, "repeat": True}
+        await r.cloud.say(type="display_event", packageName="a", view="main", layout=layout)
+
+        async def moves() -> bool:
+            return bool((await r.lens())["kind"] == "bitmap")
+
+        await r.wait(moves, 60)
+        await r.cloud.show("after the pictures")
+        await r.until_shown("after the pictures", 60)
+        await r.act("battery", value=41)
+        await until(lambda: any(m["level"] == 41 for m in r.cloud.said("glasses_battery_update")), 120)
 
 
 async def test_its_sound_follows_the_source(tmp_path: Path) -> None:

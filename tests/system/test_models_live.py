@@ -75,3 +75,36 @@ async def test_after_a_lost_link_it_is_ready_again(tmp_path: Path) -> None:
         await r.wait(back, 60)
         await r.act("press")
         await until(lambda: r.cloud.said("button_press"))
+
+
+async def test_what_it_lacks_or_the_edge_cannot_carry_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    async with rig(tmp_path, "live") as r:
+        await r.cloud.say(
+            type="rgb_led_control", sessionId="u", requestId="l1", appId="a", packageName="a", action="on"
+        )
+        await until(lambda: r.cloud.said("rgb_led_control_response"))
+        assert r.cloud.said("rgb_led_control_response")[0]["success"] is False
+        await r.cloud.say(
+            type="audio_play_request",
+            sessionId="u",
+            requestId="a1",
+            appId="a",
+            packageName="a",
+            audioUrl="http://x/a.mp3",
+        )
+        await until(lambda: r.cloud.said("audio_play_response"))
+        assert r.cloud.said("audio_play_response")[0]["success"] is False
+        await r.cloud.say(
+            type="start_rtmp_stream", sessionId="u", streamId="s1", rtmpUrl="rtmp://x/y", appId="a"
+        )
+        await until(lambda: r.cloud.said("rtmp_stream_status"))
+        assert r.cloud.said("rtmp_stream_status")[0]["status"] == "error"
+        for gesture in ("long_press", "triple_tap"):
+            await r.act(gesture)
+        await r.act("swipe", value="forward")
+        await until(lambda: len(r.cloud.said("touch_event")) == 3)
+        assert [m["gesture_name"] for m in r.cloud.said("touch_event")] == [
+            "long_press", "triple_tap", "forward_swipe"
+        ]  # fmt: skip
+        await r.act("charge", value=True)
+        await until(lambda: r.cloud.said("glasses_battery_update")[-1]["charging"] is True, 90)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.support.edge_process import until
-from tests.support.rig import bitmap_view, correlation, picture, rig, speech_like
+from tests.support.rig import bitmap_view, correlation, photo_desk, picture, rig, speech_like
 
 pytestmark = pytest.mark.lane("bumble")
 
@@ -74,3 +75,48 @@ async def test_after_a_lost_link_it_shows_the_newest(tmp_path: Path) -> None:
         await r.act("drop", **{"for": 2})
         await r.cloud.show("after")
         await r.until_shown("after", 60)
+
+
+async def test_settings_head_and_cards_travel(tmp_path: Path) -> None:
+    async with rig(tmp_path, "nex") as r:
+        await r.set(brightness=40, autoBrightness=False, headUpAngle=25, dashboardHeight=6, dashboardDepth=3)
+        await r.until_state(brightness=40, auto_brightness=False, head_up_angle=25, position=[6, 3])
+        layout: dict[str, Any] = {"layoutType": "double_text_wall", "topText": "here", "bottomText": "there"}
+        await r.cloud.say(type="display_event", packageName="a", view="main", layout=layout)
+
+        async def columns() -> bool:
+            text = (await r.lens())["text"] or ""
+            return text.startswith("here") and text.endswith("there")
+
+        await r.wait(columns)
+        await r.cloud.show("10:30", view="dashboard")
+        await r.act("look_up")
+        await r.until_shown("10:30")
+        await r.act("look_down")
+        await r.wait(columns)
+        assert [m["position"] for m in r.cloud.said("head_position")][-2:] == ["up", "down"]
+        frames = [bitmap_view(picture(width, 100))["data"] for width in (100, 200)]
+        layout = {"layoutType": "bitmap_animation", "frames": frames, "interval": 500, "repeat": True}
+        await r.cloud.say(type="display_event", packageName="a", view="main", layout=layout)
+
+        async def moves() -> bool:
+            return bool((await r.lens())["kind"] == "bitmap")
+
+        await r.wait(moves, 60)
+        await r.cloud.show("after the pictures")
+        await r.until_shown("after the pictures", 60)
+
+
+async def test_what_it_lacks_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    async with rig(tmp_path, "nex") as r, photo_desk() as desk:
+        await r.cloud.say(
+            type="photo_request", sessionId="u", requestId="ph1", appId="com.example", webhookUrl=desk.url
+        )
+        await until(lambda: r.cloud.said("photo_response"))
+        assert r.cloud.said("photo_response")[0]["success"] is False
+        assert "TakePhoto" in r.cloud.said("photo_response")[0]["errorMessage"]
+        await r.cloud.say(
+            type="rgb_led_control", sessionId="u", requestId="l1", appId="a", packageName="a", action="on"
+        )
+        await until(lambda: r.cloud.said("rgb_led_control_response"))
+        assert r.cloud.said("rgb_led_control_response")[0]["success"] is False

@@ -269,7 +269,7 @@ class Session:
         itself after our own restart; the session then waits for the glasses."""
         self._agenda.known = False
         self._load_by = now + self.timing.load
-        self._port.link.holding = True
+        self._port.link.holding = not self._apps.loaded  # another node's state may have begun it already
         if not with_glasses:
             self._detached_at = now
             self._move(SessionState.DETACHED, "an app came back before the glasses", now)
@@ -658,7 +658,10 @@ class Session:
                 ]
             case glasses.EdgeStatus():
                 self.edge_status = message.model_dump(exclude={"type", "timestamp"}, exclude_none=True)
-                return [Record("edge_status", self.edge_status)]
+                out = [Record("edge_status", self.edge_status)]
+                if message.shown_package is not None:
+                    out += self._apps.found_on_lens(message.shown_package, now)
+                return out
             case _:
                 # config, switches, volume, datagram and LiveKit wishes: noted, unanswered; phones fall back to the
                 # socket (wire spec 2.4).

@@ -60,6 +60,10 @@ class Broker:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_up(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start, or start again with the same data."""
         lines = [

@@ -118,6 +118,7 @@ class DisplayArbiter:
         self._boot: dict[str, tuple[str, float]] = {}  # package -> (name, since)
         self._boot_lingers: float | None = None  # the last app runs but shows nothing yet
         self._boot_shown: _Request | None = None
+        self._left: str | None = None  # whose display has been on the lens since before our restart
         self._holder: str | None = None  # background app that has the screen
         self._held_since = 0.0
         self._held_active = 0.0
@@ -265,9 +266,18 @@ class DisplayArbiter:
             if view.clear_with is not None and view.clear_with[0] == package:
                 view.clear_with = None
             effects += self._evaluate(view, now)
-        if self._foreground is None and self._main.sent_at == float("-inf"):
+        left = self._left == package if self._left is not None else self._foreground is None
+        if left and self._main.sent_at == float("-inf"):
             effects += self._clear(self._main, now)  # its text may be there since before our restart
         return effects
+
+    def found(self, package: str, owned: bool, now: float) -> list[Effect]:
+        """The glasses client holds a display of `package` in the main view; `owned`: that app is wanted. If nothing has
+        been sent yet, it is from before our restart: what nobody owns is taken away, the rest when its app stops."""
+        if self._main.sent_at > float("-inf"):
+            return []
+        self._left = package
+        return [] if owned else self._clear(self._main, now)
 
     def attached(self, now: float) -> list[Effect]:
         """A glasses connection is up and knows nothing: show what should be there, with its remaining time."""
@@ -380,10 +390,13 @@ class DisplayArbiter:
         view.live.pop(package, None)
         if self._holder == package:
             self._holder = None
-        if owned:
+        # What it takes away may be on the lens since before our restart.
+        left = view is self._main and view.sent_at == float("-inf")
+        left = left and (self._left or self._foreground or package) == package
+        if owned or left:
             view.clear_with = (package, layout)
         effects.append(Settled(package, self._ids, "shown", "cleared"))
-        return effects + self._evaluate(view, now)
+        return effects + (self._clear(view, now) if left else self._evaluate(view, now))
 
     def _take_lock(self, package: str, now: float) -> str:
         """Give the screen to a background app, or say why not."""

@@ -178,6 +178,12 @@ class SessionApps:
             out += self.start(package, now, by_user=False)
         return out
 
+    def found_on_lens(self, package: str, now: float) -> list[Effect]:
+        """The glasses client has told whose display it holds; after our own restart nobody else knows."""
+        each = self._apps.get(package)
+        owned = package in self._restore or (each is not None and each.life.wanted)
+        return self._machines.displayed(self.display.found(package, owned, now), now)
+
     def glasses_here(self, now: float) -> list[Effect]:
         """The glasses have come back: restore what waited for them, and tell every app's life and requests."""
         out: list[Effect] = []

@@ -279,6 +279,26 @@ def test_the_status_names_each_arm_and_why() -> None:
     assert status["microphone"] == "off"
 
 
+def test_the_status_names_whose_display_the_edge_holds() -> None:
+    """For a cloud that was restarted and does not know."""
+    world = ready()
+
+    def status() -> str | None:
+        world.drop(L)
+        world.run(3)
+        shown: str | None = world.said("glassbridge_status")[-1].get("shownPackage")
+        return shown
+
+    assert status() is None
+    wall = {"layoutType": "text_wall", "text": "hello"}
+    world.say(type="display_event", packageName="com.a", view="main", layout=wall, displayId="1")
+    assert status() == "com.a"
+    world.say(
+        type="display_event", packageName="com.a", view="main", layout={**wall, "text": ""}, displayId="2"
+    )
+    assert status() is None
+
+
 def test_battery_in_every_message_is_the_weaker_arm() -> None:
     world = ready()
     world.event(L, "2c6614")

@@ -343,3 +343,45 @@ def test_the_short_way_of_a_request_ends_where_the_whole_way_does(seed: int) -> 
         assert short.state is whole.state
         assert short.export(now) == whole.export(now)
     assert short.taken
+
+
+def test_after_our_restart_what_the_lens_holds_for_nobody_is_taken_away() -> None:
+    lens = Lens()
+    lens.app("front", foreground=True)
+    lens.do(lens.arbiter.found("gone", False, lens.now))
+    assert lens.words() == [""]
+    lens.do(lens.arbiter.found("gone", False, lens.now))
+    assert lens.words() == [""], "said twice"
+
+
+def test_after_our_restart_a_display_stays_as_long_as_its_app() -> None:
+    """An app that comes back by itself does not draw again; what it had on the lens is right."""
+    lens = Lens()
+    lens.app("front", foreground=True)
+    lens.app("back")
+    lens.app("other")
+    lens.do(lens.arbiter.found("back", True, lens.now))
+    lens.do(lens.arbiter.stopped("other", lens.now))
+    assert lens.words() == []
+    lens.do(lens.arbiter.stopped("back", lens.now))
+    assert lens.words() == [""], "although an app in front runs, which has drawn nothing since"
+
+
+def test_after_our_restart_an_app_can_take_away_what_it_had_shown_before() -> None:
+    lens = Lens()
+    lens.app("front", foreground=True)
+    lens.app("other")
+    lens.do(lens.arbiter.found("front", True, lens.now))
+    clear = {"layoutType": "clear_view"}
+    lens.do(lens.arbiter.request("other", "main", clear, None, lens.now))
+    assert lens.words() == [], "that is not its own"
+    lens.do(lens.arbiter.request("front", "main", clear, None, lens.now))
+    assert lens.words() == ["clear_view"]
+
+
+def test_what_the_lens_holds_is_not_asked_about_once_we_have_drawn() -> None:
+    lens = Lens()
+    lens.app("front", foreground=True)
+    lens.ask("front", "new")
+    lens.do(lens.arbiter.found("gone", False, lens.now))
+    assert lens.words() == ["new"]

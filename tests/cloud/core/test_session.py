@@ -578,6 +578,18 @@ def test_after_our_restart_an_app_that_is_back_first_is_accepted_if_wanted() -> 
     assert len(shell.events(wanted, "button_press")) == 1
 
 
+def test_after_our_restart_the_lens_keeps_the_display_of_a_wanted_app_and_of_no_other() -> None:
+    for held, blanks in ((PACKAGE, []), ("com.example.gone", [""]), ("system.augmentos.dashboard", [""])):
+        shell = Shell(AppInfo(PACKAGE, "A", "http://a"), load=False)
+        glasses = shell.glasses()
+        shell.phone(glasses, type="glassbridge_status", shownPackage=held)  # before anybody can judge it
+        shell.do(shell.session.user_loaded(UserData(wanted=(PACKAGE,)), shell.now))
+        shell.join(PACKAGE)
+        shell.run(3.0)
+        views = [m for m in shell.to_glasses("display_event") if m["view"] == "main"]
+        assert [m["layout"].get("text") for m in views] == blanks, held
+
+
 @pytest.mark.failure("SEC-07")
 def test_after_our_restart_an_unwanted_app_is_refused_and_the_session_ends() -> None:
     shell = Shell(load=False)

@@ -177,7 +177,7 @@ async def serving(config: CloudConfig, control: Callable[[], str | None], user: 
 
         def took(change: dict[str, Any]) -> None:
             nonlocal touched_at
-            if change.get("kind") == "input":
+            if change.get("kind") == "input" and "at_ms" in change:  # the others are done to the radio
                 touched_at = change["at_ms"] / 1000
             if change.get("kind") == "spoken":
                 task = asyncio.create_task(speak(cloud.hub, user, change["spoken"]))

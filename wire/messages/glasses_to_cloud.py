@@ -469,9 +469,7 @@ class EdgeStatus(GlassesToCloud):
     model_name: str = Field("", max_length=128)
     arms: dict[str, ArmStatus] = Field(default_factory=dict, max_length=8)
     microphone: str | None = Field(None, max_length=64)
-    shown_package: str | None = Field(
-        None, max_length=256
-    )  # whose display is in the main view: what a restarted cloud cannot know
+    shown_package: str | None = Field(None, max_length=256)  # whose display is in the main view
     simulated: bool = False
 
 

@@ -174,9 +174,7 @@ async def place(world: Rig) -> None:
         phone.urls = [node.url for node in world.nodes]
         if phone.at != world.nodes[world.owner].url or not phone.is_live:
             phone.go(world.nodes[world.owner].url)
-        await until(
-            lambda p=phone: p.is_live and p.at == world.nodes[world.owner].url, f"{user} is connected", 20
-        )
+        await until(partial(_is_at, phone, world.nodes[world.owner].url), f"{user} is connected", 20)
         session = f"{user}-{PACKAGE}"
         mark = world.app.mark()
         await _fresh_app(world, user, phone, session, mark)

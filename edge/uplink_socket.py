@@ -25,6 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from wire import codec
 from wire.errors import CloseCode, ConfigError, UplinkError
 from wire.messages.base import Delivery
+from wire.placement import claimed_user, session_key, with_query
 
 OPEN_MAX = 10.0  # s for TCP, TLS and upgrade together
 CLOSE_MAX = 2.0  # s for the closing handshake: the peer may be gone
@@ -161,9 +162,10 @@ class UplinkSocket:
 
     async def _open(self, url: str, token: str, tls: ssl.SSLContext | None) -> ClientConnection:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        user = claimed_user(token)
         try:
             return await connect(
-                url,
+                with_query(url, session_key(user)) if user else url,  # so that a balancer knows where to
                 additional_headers=headers,
                 user_agent_header="glassbridge-edge",
                 open_timeout=OPEN_MAX,

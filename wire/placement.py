@@ -9,10 +9,13 @@ there would break it), so that their requests carry it too. Balancers hash eithe
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import re
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import orjson
 
 #: The query key that glasses add, and the first path segment of apps.
 QUERY: Final = "s"
@@ -20,6 +23,8 @@ QUERY: Final = "s"
 APP_PATH: Final = "/app-ws"
 #: 120 bits, far beyond chance collisions among billions of users; a multiple of 5 needs no padding.
 _KEY_BYTES: Final = 15
+#: Longest token that is looked into, characters: ours have a few hundred.
+_TOKEN_MAX: Final = 8192
 _PREFIX: Final = re.compile(r"/s/([a-z2-7]{24})(?=/)")
 
 
@@ -45,3 +50,16 @@ def split_path(path: str) -> tuple[str | None, str]:
     """The key in a path, if there is one, and the path without it."""
     found = _PREFIX.match(path)
     return (found[1], path[found.end() :]) if found else (None, path)
+
+
+def claimed_user(token: str) -> str | None:
+    """The user a token says it is for, unverified; None if it is no such token."""
+    parts = token.split(".")
+    if len(parts) != 3 or len(token) > _TOKEN_MAX:
+        return None
+    try:
+        claims: Any = orjson.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (binascii.Error, ValueError):
+        return None
+    user = claims.get("email") if isinstance(claims, dict) else None
+    return user if isinstance(user, str) and user else None

@@ -7,21 +7,15 @@ its sessions spread over the others, and nobody else's move.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-import orjson
-
-from wire.placement import QUERY, session_key, split_path
+from wire.placement import QUERY, claimed_user, session_key, split_path
 
 #: A key is 24 characters; what a stranger sends may be anything.
 _KEY_MAX: Final = 64
-#: Longest token that is looked into, characters: ours have a few hundred.
-_TOKEN_MAX: Final = 8192
 
 
 def best_of(key: str, candidates: Iterable[int]) -> int:
@@ -56,16 +50,3 @@ def key_of_request(head: bytes) -> str | None:
                     token = credential.strip()
     user = claimed_user(token) if token else None
     return session_key(user) if user else None
-
-
-def claimed_user(token: str) -> str | None:
-    """The user a token says it is for, unverified; None if it is no such token."""
-    parts = token.split(".")
-    if len(parts) != 3 or len(token) > _TOKEN_MAX:
-        return None
-    try:
-        claims: Any = orjson.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError):
-        return None
-    user = claims.get("email") if isinstance(claims, dict) else None
-    return user if isinstance(user, str) and user else None

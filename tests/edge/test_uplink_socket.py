@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
+import jwt
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -14,6 +15,7 @@ from websockets.http11 import Request, Response
 from edge.uplink_socket import AUDIO_BYTES_MAX, DialRefused, Outbox, UplinkSocket, endpoint
 from wire.errors import ConfigError, UplinkError
 from wire.messages.base import Delivery
+from wire.placement import session_key
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,20 @@ async def test_text_and_sound_go_up_and_text_comes_down() -> None:
     assert got == ['{"a":1}', b"\1\2"]
     assert seen.texts == [b'{"type":"hello"}']
     assert seen.closed == [(1012, "restart")]
+
+
+async def test_the_address_says_whose_session_it_is_where_the_token_does() -> None:
+    paths: list[str] = []
+
+    async def cloud(ws: ServerConnection) -> None:
+        assert ws.request is not None
+        paths.append(ws.request.path)
+        await ws.close()
+
+    async with server(cloud) as url:
+        await Seen().socket.run(url, "opaque")
+        await Seen().socket.run(url + "?x=1", jwt.encode({"email": "Anna@x.example"}, "k" * 32))
+    assert paths == ["/glasses-ws", f"/glasses-ws?x=1&s={session_key('anna@x.example')}"]
 
 
 @pytest.mark.failure("CON-09")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from wire.placement import session_key, split_path, with_prefix, with_query
+from wire.placement import claimed_user, session_key, split_path, with_prefix, with_query
 
 
 def test_a_user_has_one_key_whatever_the_case_of_the_address() -> None:
@@ -42,3 +42,10 @@ def test_an_app_url_carries_it_before_the_suffix_that_sdks_cut_off() -> None:
 )
 def test_other_paths_are_left_alone(path: str) -> None:
     assert split_path(path) == (None, path)
+
+
+@pytest.mark.parametrize(
+    "token", ["", "a.b", "a.e30.c", "a.bnVsbA.c", "a.eyJlbWFpbCI6NX0.c", "a.!!.c", "a." + "x" * 9000 + ".c"]
+)
+def test_a_token_that_names_nobody_is_no_hint(token: str) -> None:
+    assert claimed_user(token) is None

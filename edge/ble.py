@@ -50,6 +50,8 @@ NOTIFY_MAX = 5.0  # s; one round trip, on a link of 50 ms intervals 0.1 s
 WRITE_MAX = 5.0  # s; the supervision time-out of the link is 2 s on most hosts
 DISCONNECT_MAX = 5.0  # s; BlueZ 5.66 takes 2.0 to 2.8
 SCAN_START_MAX = 10.0  # s
+START_TRIES = 3  # looks for an adapter while bluetoothd comes or goes
+START_PAUSE = 0.1  # s between them
 #: The MTU exchange ends shortly after the connection; BlueZ before 5.62 never shows the result (20 for ever).
 MTU_WAIT = 1.0
 MTU_POLL = 0.1
@@ -63,7 +65,10 @@ FRESH = 2.0  # s; an advertisement this old is still news to a new listener: dev
 #: Writes of one link that the stack has at a time. A bus connection that stalls with more than 200 kB queued is ended by
 #: dbus-fast (measured); four of 512 bytes never come near, and one at a time would halve the rate of commands.
 WRITES_MAX = 4
-BOND_TIMEOUTS_MAX = 2  # one may be glasses that walked away
+BOND_DOUBTS_MAX = 2  # one may be glasses that walked away
+#: dBm; from here on a bonded device whose links die at once has not got a bad link, but another key. A guess: an arm's
+#: length is -50, the next room -75.
+BOND_RSSI_MIN = -75
 VALUE_MAX = 512  # bytes of one attribute value, by specification
 
 
@@ -167,6 +172,14 @@ def fault_of(error: BaseException) -> GlassesError:
     fault = _fault(error)
     retryable = fault not in (GlassesFault.NOT_PAIRED, GlassesFault.INCOMPATIBLE, GlassesFault.PERMISSION)
     return GlassesError(fault, f"{type(error).__name__}: {error}", retryable=retryable)
+
+
+def adapter_fault_of(error: BaseException) -> GlassesError:
+    """As `fault_of`, for calls that have no link: what would be the end of one is that of bluetoothd or its bus."""
+    failure = fault_of(error)
+    if failure.fault is GlassesFault.LINK_LOST:
+        return GlassesError(GlassesFault.ADAPTER_MISSING, str(failure), retryable=True)
+    return failure
 
 
 def _fault(error: BaseException) -> GlassesFault:
@@ -274,7 +287,9 @@ class BleakRadio:
         self._links: set[_BleakLink] = set()
         self._host: HostWatch | None = None
         self._disturbed = asyncio.Event()  # the host's Bluetooth came, went or was switched: scan anew
-        self._bond_timeouts: dict[str, int] = {}  # attempts in a row on a bonded device that nothing answered
+        self._bond_doubts: dict[
+            str, int
+        ] = {}  # attempts in a row on a bonded device that look like a lost key
         self.quiet_scans = 0
         self.scan_restarts = 0
 
@@ -283,13 +298,19 @@ class BleakRadio:
         return GlassesFault.ADAPTER_QUIET if self._fault is None and self._quiet else self._fault
 
     async def start(self) -> None:
-        scanner = BleakScanner(self._heard, **self._backends.scanner)
-        try:
-            async with asyncio.timeout(SCAN_START_MAX):
-                await scanner.start()
-                await scanner.stop()
-        except _ANY as error:
-            raise fault_of(error) from error
+        for left in reversed(range(START_TRIES)):
+            scanner = BleakScanner(self._heard, **self._backends.scanner)
+            try:
+                async with asyncio.timeout(SCAN_START_MAX):
+                    await scanner.start()
+                    await scanner.stop()
+                break
+            except _ANY as error:
+                # bleak has one bus connection for the whole process, and `_forget_bluez` may cut it under this very
+                # call when bluetoothd has just ended: the next try hears from the bus itself how things stand.
+                if not left or fault_of(error).fault is not GlassesFault.LINK_LOST:
+                    raise adapter_fault_of(error) from error
+                await asyncio.sleep(START_PAUSE)
         self._fault = None
         if self._backends.native and sys.platform == "linux":
             from edge.bluez_host import HostWatch  # D-Bus: Linux only
@@ -315,6 +336,8 @@ class BleakRadio:
                 link.lost_below(gone)
             if "/org/bluez".startswith(gone):
                 _forget_bluez()
+            elif "/dev_" in gone:
+                return  # one device: nothing that the scan is about
         self._disturbed.set()
         self._changed.set()
 
@@ -362,16 +385,16 @@ class BleakRadio:
                 link = _BleakLink(device, gatt, self._backends, on_notify, on_closed, released)
                 self._held.add(address)
                 self._links.add(link)
-                self._fresh.pop(address, None)
+                _, seen = self._fresh.pop(address, (0.0, None))
                 try:
                     await link.open(pair)
                 except GlassesError as error:
                     if error.fault is GlassesFault.INCOMPATIBLE:
                         await self._clear_cache(address)
-                    elif error.fault is GlassesFault.TIMEOUT and link.bonded:
+                    elif link.bonded and link.aborts and not _is_far(seen):
                         await self._doubt_bond(address, link)
                     raise
-                self._bond_timeouts.pop(address, None)
+                self._bond_doubts.pop(address, None)
                 return link
         except TimeoutError as error:
             raise fault_of(error) from error
@@ -425,7 +448,7 @@ class BleakRadio:
                     async with asyncio.timeout(quiet):
                         await self._changed.wait()
         except _ANY as error:
-            raise fault_of(error) from error
+            raise adapter_fault_of(error) from error
         finally:
             with contextlib.suppress(_ANY):
                 async with asyncio.timeout(DISCONNECT_MAX):
@@ -494,11 +517,12 @@ class BleakRadio:
             listener(advert)
 
     async def _doubt_bond(self, address: str, link: _BleakLink) -> None:
-        """Glasses that lost their key make every attempt of BlueZ time out, for ever (measured): the second time in a
-        row our half is given up too, for this device alone, and the next attempt pairs anew (BLE-13)."""
-        self._bond_timeouts[address] = self._bond_timeouts.get(address, 0) + 1
-        if self._bond_timeouts[address] >= BOND_TIMEOUTS_MAX:
-            del self._bond_timeouts[address]
+        """Glasses that lost their key make every link of BlueZ end before it is one, for ever (measured); bleak tries
+        again until its time is over. The second time in a row our half is given up too, for this device alone, and the
+        next attempt pairs anew (BLE-13)."""
+        self._bond_doubts[address] = self._bond_doubts.get(address, 0) + 1
+        if self._bond_doubts[address] >= BOND_DOUBTS_MAX:
+            del self._bond_doubts[address]
             logger.warning("%s does not answer as a bonded device: its bond is given up", address)
             self._devices.pop(address, None)
             await link.unpair()
@@ -516,6 +540,11 @@ class BleakRadio:
         with contextlib.suppress(_ANY):
             async with asyncio.timeout(DISCONNECT_MAX):
                 await clear_cache(address)
+
+
+def _is_far(seen: Advert | None) -> bool:
+    """-127 is what bleak says where BlueZ does not know."""
+    return seen is not None and seen.rssi is not None and -127 < seen.rssi < BOND_RSSI_MIN
 
 
 def _forget_bluez() -> None:
@@ -552,7 +581,10 @@ class _BleakLink:
         self.bonded = bool(details.get("props", {}).get("Paired"))
         # The callback comes many times, and late (measured: 13 times in one failing connect): the future counts once.
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._up = False
+        self.aborts = 0  # links that ended before they were up: bleak's own retries
         self._open = False
+        self._released: asyncio.Task[None] | None = None
         self._client = BleakClient(
             device, disconnected_callback=self._disconnected, timeout=CONNECT_MAX, **backends.client
         )
@@ -562,11 +594,10 @@ class _BleakLink:
 
     async def open(self, pair: bool) -> None:
         """All steps to a subscribed link, or GlassesError and nothing left behind."""
-        connected = pairing = False
+        pairing = False
         try:
-            async with asyncio.timeout(CONNECT_MAX + 1.0):
-                await self._client.connect()
-            connected = True
+            await self._connect()
+            self._up = True
             if pair and not (self._native and sys.platform == "darwin"):
                 # macOS bonds by itself when an encrypted attribute is touched, and has no call for it.
                 pairing = True
@@ -587,13 +618,33 @@ class _BleakLink:
             if not isinstance(error, _ANY):
                 raise
             failure = fault_of(error)
-            if failure.fault is GlassesFault.LINK_LOST and not connected:
+            if failure.fault is GlassesFault.LINK_LOST and not self._up:
                 failure = GlassesError(GlassesFault.CONNECT_FAILED, str(failure), retryable=True)
             if failure.fault in (GlassesFault.LINK_LOST, GlassesFault.REFUSED) and pairing:
                 # Glasses that keep one bond hang up on a second host (Brilliant Frame does).
                 failure = GlassesError(GlassesFault.NOT_PAIRED, str(failure), retryable=False)
             raise failure from error
         self._open = True
+
+    async def _connect(self) -> None:
+        """bluetoothd 5.66 never answers a `Connect` that the controller refuses at once (it holds as many links as it
+        can): it forgets a device without a bond instead (measured). Its object's end is then the answer."""
+        connecting = asyncio.ensure_future(self._client.connect())
+        try:
+            async with asyncio.timeout(CONNECT_MAX + 1.0):
+                await asyncio.wait({connecting, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise GlassesError(
+                    GlassesFault.CONNECT_FAILED, "the system gave the attempt up", retryable=True
+                )
+            await connecting
+        finally:
+            for _ in range(2):  # bleak answers the first by asking bluetoothd to stop, which may hang
+                if not connecting.done():
+                    connecting.cancel()
+                    await asyncio.wait({connecting}, timeout=DISCONNECT_MAX)
+            if connecting.done() and not connecting.cancelled():
+                connecting.exception()
 
     def _find(self) -> None:
         for uuid in {self._gatt.write, *self._gatt.notify}:
@@ -628,11 +679,14 @@ class _BleakLink:
         return notify
 
     def _disconnected(self, _: BleakClient) -> None:
-        self._end(GlassesFault.LINK_LOST)
+        if self._up:
+            self._end(GlassesFault.LINK_LOST)
+        else:
+            self.aborts += 1
 
     def lost_below(self, path: str) -> None:
         """The stack below us went away, up to this object path."""
-        if self._path.startswith(path):
+        if f"{self._path}/".startswith(f"{path.rstrip('/')}/"):
             self._end(GlassesFault.LINK_LOST)
 
     async def unpair(self) -> None:
@@ -646,7 +700,20 @@ class _BleakLink:
             return
         self._gone.set_result(None)
         if self._open:
+            # At once, not when the owner gets to it: while the bus connection of a dead link lives, bluetoothd switches
+            # its notifications on again with the next link, and that one hears everything twice (measured).
+            self._release()
             self._on_closed(fault)
+
+    def _release(self) -> asyncio.Task[None]:
+        if self._released is None:
+            self._released = asyncio.create_task(self._disconnect(), name="edge-release")
+        return self._released
+
+    async def _disconnect(self) -> None:
+        with contextlib.suppress(_ANY):
+            async with asyncio.timeout(DISCONNECT_MAX):
+                await self._client.disconnect()
 
     async def write(self, data: bytes, *, response: bool, char: str = "") -> None:
         if self._gone.done():
@@ -688,6 +755,4 @@ class _BleakLink:
         if not self._gone.done():
             self._gone.set_result(None)  # the owner knows: no report
         self._on_released()
-        with contextlib.suppress(_ANY):
-            async with asyncio.timeout(DISCONNECT_MAX):
-                await self._client.disconnect()
+        await asyncio.wait({self._release()})

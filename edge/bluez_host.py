@@ -127,6 +127,7 @@ async def _until_disconnected(bus: MessageBus) -> None:
 
 
 ADAPTER = "org.bluez.Adapter1"
+DEVICE = "org.bluez.Device1"
 _WATCHED = (
     f"type='signal',member='NameOwnerChanged',arg0='{BLUEZ}'",
     f"type='signal',interface='org.freedesktop.DBus.Properties',path_namespace='/org/bluez',arg0='{ADAPTER}'",
@@ -138,7 +139,7 @@ WATCH_PAUSE_MAX = (
 
 
 class HostWatch:
-    """Tells when bluetoothd or an adapter comes, goes, or is switched: bleak tells none of it (measured: a client
+    """Tells when bluetoothd or an adapter comes, goes, or is switched, and when a device is forgotten: bleak tells none of it (measured: a client
     believes itself connected after bluetoothd died, a scanner believes itself scanning after the adapter was off).
 
     `on_change(path)`: every link below this object path is dead; `on_change(None)`: something has come back.
@@ -193,7 +194,7 @@ class HostWatch:
                 self._on_change(None if changed["Powered"].value else message.path)
             case "InterfacesAdded", [_, interfaces] if ADAPTER in interfaces:
                 self._on_change(None)
-            case "InterfacesRemoved", [path, interfaces] if ADAPTER in interfaces:
+            case "InterfacesRemoved", [path, interfaces] if ADAPTER in interfaces or DEVICE in interfaces:
                 self._on_change(path)
         return False
 

@@ -107,6 +107,8 @@ async def close_radio(hci_transport: str) -> None:
 class Adapter:
     """One HCI controller and the Bumble host on it."""
 
+    parameters = CONNECTION
+
     def __init__(self, transport_name: str) -> None:
         self.transport_name = transport_name
         self.scanners: set[BumbleScanner] = set()
@@ -262,7 +264,7 @@ class Adapter:
                 device.connect(
                     address,
                     transport=core.PhysicalTransport.LE,
-                    connection_parameters_preferences={hci.Phy.LE_1M: CONNECTION},
+                    connection_parameters_preferences={hci.Phy.LE_1M: self.parameters},
                     own_address_type=self.own_address_type(device),
                 )
             )

@@ -46,6 +46,10 @@ class BluezError(Exception):
         self.text = text
 
 
+class NoAnswer(Exception):
+    """A call that bluetoothd forgets: its caller waits until it has waited enough."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """What a method returns."""
@@ -258,6 +262,8 @@ class Bus:
             reply = await self._method(message)(message) or Reply()
         except BluezError as error:
             self._refuse(message, error)
+            return
+        except NoAnswer:
             return
         fds = [] if reply.given is None else [reply.given.fileno()]
         self._send(Message.new_method_return(message, reply.signature, list(reply.body), fds), reply.given)

@@ -2,12 +2,14 @@
 
 Rules of this file:
 
-- A device that was only seen goes away by itself; one that somebody connected stays until it is removed.
+- A device without a bond goes away by itself when it has not been seen or connected for a while.
 - `Connect` answers when the link carries ATT; the services follow. A link that dies before answers
   "le-connection-abort-by-local", after `Connected` was told true and false.
 - Links belong to nobody: they stay when the client that asked for them is killed (BLE-08).
 - A request to the peer is never abandoned half way; a caller may leave, the answer is still waited for.
-- A bond that the peer has lost makes `Connect` wait for ever: measured with BlueZ 5.66, and cured by RemoveDevice.
+- A bond that the peer has lost makes every link end before `Connect` has answered; the cure is RemoveDevice.
+- `Connect` that the controller refuses is never answered for a device without a bond: it is forgotten instead.
+- All of this was seen with BlueZ 5.66 on Linux 6.12 (docs/ble-lanes.md, "What the oracle taught").
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from bumble.device import Advertisement, Connection, Peer
 from dbus_fast import Message, Variant
 
 from firmware_sim.bleak_backend import MTU, address_text
-from firmware_sim.fake_bluez.bus import BluezError, Exported
+from firmware_sim.fake_bluez.bus import BluezError, Exported, NoAnswer
 from firmware_sim.fake_bluez.gatt import HIDDEN, Service, discover, refused, uuid_text
 
 if TYPE_CHECKING:
@@ -219,7 +221,7 @@ class Device(Exported):
         self.change(DEVICE, {"RSSI": None})
 
     def expire_later(self) -> None:
-        """A device that was only seen goes when it is not seen again."""
+        """A device without a bond goes when it is not seen again."""
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
@@ -265,9 +267,10 @@ class Device(Exported):
         except TimeoutError as error:
             raise BluezError("Failed", "le-connection-timeout") from error
         except hci.HCI_Error as error:
-            if error.error_code == hci.HCI_ErrorCode.CONNECTION_LIMIT_EXCEEDED_ERROR:
-                raise BluezError("Failed", "le-connection-concurrent-connection-limit") from error
-            raise BluezError("Failed", "le-connection-unknown") from error
+            if self.is_("Bonded"):
+                raise BluezError("Failed", "le-connection-abort-by-local") from error
+            self.adapter.forget(self)
+            raise NoAnswer from error
         except (core.BaseBumbleError, BleakError) as error:
             raise BluezError("Failed", "le-connection-unknown") from error
         link = self.link = Link(self, connection)
@@ -288,10 +291,9 @@ class Device(Exported):
     async def _encrypt(self, link: Link) -> None:
         try:
             await link.run(link.connection.encrypt(), "encrypt")
-        except (BluezError, core.BaseBumbleError, hci.HCI_Error):
-            # The peer has lost its key: the link ends, and whoever called waits for the end of its patience.
-            await link.hang_up()
-            await asyncio.get_running_loop().create_future()
+        except (BluezError, core.BaseBumbleError, hci.HCI_Error) as error:
+            await link.hang_up()  # the peer has lost its key
+            raise BluezError("Failed", "le-connection-abort-by-local") from error
 
     async def _resolve(self, link: Link) -> None:
         """Discover, or trust what is known from an earlier link."""
@@ -325,6 +327,7 @@ class Device(Exported):
             for characteristic in service.characteristics:
                 characteristic.link_lost()
         self.change(DEVICE, {"ServicesResolved": Variant("b", False), "Connected": Variant("b", False)})
+        self.temporary = not self.is_("Bonded")
         self.expire_later()
 
     async def _disconnect(self, _: Message) -> None:
@@ -334,7 +337,7 @@ class Device(Exported):
                 await self.link.hang_up()
             return
         if self.link is None:
-            raise BluezError("NotConnected", "Not Connected")
+            return
         if self.adapter.options.disconnect_delay:
             await asyncio.sleep(self.adapter.options.disconnect_delay)
         await self.hang_up()

@@ -378,7 +378,9 @@ class Characteristic(Attribute):
                 self.notify_dropped += 1  # a client that does not read loses what is new
             except OSError:
                 self._release_notify(self._notify_socket)
-        elif self.watchers:
+            return
+        for _ in self.watchers:
+            # Once for each session: a client whose bus connection outlives its link hears of all its sessions.
             self.announce(CHARACTERISTIC, "Value", Variant("ay", bytes(value)))
 
     # -- what ends -----------------------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ async def test_hazard_9_a_bond_that_the_glasses_lost_is_given_up_and_made_anew(
             await (await bluez.connect(side, pair=True)).link.close()
         await bluez.glasses.peripherals[LEFT].forget_bonds()
         monkeypatch.setattr(ble, "CONNECT_MAX", 1.0)
-        for _ in range(ble.BOND_TIMEOUTS_MAX):
+        for _ in range(ble.BOND_DOUBTS_MAX):
             with pytest.raises(GlassesError) as error:
                 await bluez.connect(LEFT, pair=True)
             assert error.value.fault is GlassesFault.TIMEOUT

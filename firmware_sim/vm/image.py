@@ -20,6 +20,9 @@ from pathlib import Path
 
 GUEST = Path(__file__).with_name("guest.sh")
 
+KERNEL = "linux-image-amd64"
+"""The package that depends on Debian's present kernel; `linux-image-6.12-amd64` is a newer one."""
+
 LAYOUT = "3"
 """Raised when what is unpacked or packed here changes, so that an older build is not taken for this one."""
 
@@ -62,15 +65,16 @@ class Image:
     release: str
 
 
-def build(folder: Path) -> Image:
-    """Download, unpack and pack into `folder`, or take what is there. Raises `ImageError`."""
+def build(folder: Path, kernel: str = KERNEL) -> Image:
+    """Download, unpack and pack below `folder`, or take what is there. Raises `ImageError`."""
     for tool, package in (("apt-get", "apt"), ("apt-cache", "apt"), ("dpkg-deb", "dpkg")):
         if shutil.which(tool) is None:
             raise ImageError(
                 f"{tool} is missing: lane C takes its kernel and bluetoothd from Debian packages ({package}); "
                 "run it on Debian, Ubuntu, or in a container of one of them"
             )
-    wanted = _wanted()
+    wanted = _wanted(kernel)
+    archives, folder = folder / "archives", folder / kernel
     stamp = folder / "built.txt"
     recipe = "\n".join([f"layout {LAYOUT}", GUEST.read_text(), *wanted])
     root, modules = folder / "packages", folder / "kernel"
@@ -80,7 +84,7 @@ def build(folder: Path) -> Image:
             shutil.rmtree(old, ignore_errors=True)
             old.mkdir(parents=True)
         for name in wanted:
-            archive = _download(name, folder / "archives")
+            archive = _download(name, archives)
             _run("dpkg-deb", "--extract", str(archive), str(modules if name.startswith("linux-") else root))
         _merge_usr(root)
         _pack(modules, root, folder / "initramfs.gz")
@@ -104,22 +108,22 @@ def _run(*command: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def _wanted() -> list[str]:
+def _wanted(kernel: str) -> list[str]:
     """name=version of each package: the kernel, busybox for the boot, bluez with what this host lacks of its needs."""
-    depends = _run("apt-cache", "depends", "--important", f"linux-image-{_architecture()}")
-    kernels = re.findall(r"Depends: (linux-image-\S+)", depends)
-    if not kernels:
-        raise ImageError("apt knows no linux-image: run apt-get update")
+    architecture = _run("dpkg", "--print-architecture").strip()
+    if architecture != "amd64":
+        raise ImageError(
+            f"lane C runs this host's Python in its guest, and its guest is amd64, not {architecture}"
+        )
+    image = re.search(r"Depends: (linux-image-\S+)", _run("apt-cache", "depends", "--important", kernel))
+    if image is None:
+        raise ImageError(f"apt knows no kernel by the name of {kernel}: run apt-get update")
     printed = _run(
         "apt-get", "--quiet=2", "--no-install-recommends", "--print-uris", "install", "bluez", "dbus"
     )
     missing = sorted(set(re.findall(r"^'[^']+' ([^_ ]+)_", printed, re.MULTILINE)) | {"bluez"})
-    names = [kernels[0], "busybox-static", *missing]
+    names = [image[1], "busybox-static", *missing]
     return [f"{name}={_candidate(name)}" for name in names]
-
-
-def _architecture() -> str:
-    return _run("dpkg", "--print-architecture").strip()
 
 
 def _candidate(name: str) -> str:

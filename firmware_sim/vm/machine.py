@@ -10,6 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import shutil
@@ -21,8 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_sim.vm.image import Image, ImageError
+from firmware_sim.vm.image import KERNEL, Image, ImageError, build
 
+BUILD = Path("build/realbluez")
 QEMU = "qemu-system-x86_64"
 MEMORY = "2G"
 """A kernel with its page cache of the host's Python, and half a dozen Python processes of 60 MB."""
@@ -83,7 +85,12 @@ def run(
         _qemu(image, results, kvm), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as guest:
         late = threading.Timer(limit, guest.kill)
-        stuck = threading.Timer(BOOT_MAX, lambda: (results / "booted").exists() or guest.kill())
+
+        def give_up() -> None:
+            if not (results / "booted").exists():
+                guest.kill()
+
+        stuck = threading.Timer(BOOT_MAX, give_up)
         late.start()
         stuck.start()
         try:
@@ -123,15 +130,17 @@ def _qemu(image: Image, results: Path, kvm: bool) -> list[str]:
 
 
 def main() -> int:
-    """`python -m firmware_sim.vm [--kvm] COMMAND...`: the exit code of the command in the guest."""
-    from firmware_sim.vm.image import build
-
-    arguments = sys.argv[1:]
-    kvm = arguments[:1] == ["--kvm"]
-    folder = Path("build/realbluez")
+    """`python -m firmware_sim.vm [--kvm] [--kernel PACKAGE] COMMAND...`: the exit code of the command in the guest."""
+    parser = argparse.ArgumentParser(prog="firmware_sim.vm", description="A command beside a real kernel.")
+    parser.add_argument(
+        "--kvm", action="store_true", help="use /dev/kvm; nested virtual machines may hang in it"
+    )
+    parser.add_argument("--kernel", default=KERNEL, help="Debian package that depends on a kernel")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
     try:
-        image = build(folder)
-        outcome = run(image, arguments[kvm:] or ["uname", "-a"], folder / "out", kvm=kvm)
+        image = build(BUILD, arguments.kernel)
+        outcome = run(image, arguments.command or ["uname", "-a"], BUILD / "out", kvm=arguments.kvm)
     except (ImageError, MachineError) as error:
         print(f"realbluez: {error}", file=sys.stderr)
         return 1

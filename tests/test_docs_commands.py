@@ -51,6 +51,7 @@ NOT_RUN = {
     "glassbridge pair": "needs glasses in an open case; tests/edge/test_pairing.py pairs simulated ones",
     "glassbridge edge run": "needs glasses and a cloud elsewhere; tests/system runs it against simulated ones",
     "glassbridge edge status": "needs a running daemon; tests/glassbridge/test_edge_status.py",
+    "glassbridge sim run": "needs Bluetooth adapters; tests/system/test_own_radio.py runs it on a foreign controller",
     "glassbridge service": "changes services of whoever tests; tests/glassbridge/test_systemd.py runs each of them",
     "glassbridge cloud check": "needs a server with TLS on the internet; tests/cloud/test_check.py",
 }

@@ -39,7 +39,7 @@ from cloud.http.ports import AppOutcome, AppView, Presence, SessionView
 from cloud.metrics import Metrics, Tally
 from cloud.store.base import StorageLimit, Store, StoreError
 from cloud.store.records import AppRecord, Location, SessionRecord
-from cloud.webhooks import FormFile, WebhookClient, WebhookResult
+from cloud.webhooks import FormFile, WebhookClient, WebhookError, WebhookResult
 from wire.codec import load_object, message_type, validate
 from wire.errors import CloseCode, ErrorCode, ProtocolError
 from wire.link import split
@@ -75,6 +75,10 @@ SWEEP: Final = 1.0
 SWEEP_PARTS: Final = 20
 #: The gauges are brought up to date every so many looks.
 PUBLISH_EVERY: Final = 5
+#: Seconds before a stop webhook that reached nobody is posted a second and last time.
+STOP_RETRY: Final = 1.0
+#: Sessions that should have ended are looked for this often, seconds (CON-14).
+REAP_EVERY: Final = 20
 #: Events that can be sent again from the console, while somebody watches it.
 REPLAYABLE_MAX: Final = 200
 #: A caller of start or stop waits this long at most: the core's own deadline and some slack (APP-05: budgets nest).
@@ -823,9 +827,11 @@ class Hub:
         return self._keep_webhook(package_name, kept["request"], result, replayed=True)
 
     async def _post_stop(self, entry: SessionEntry, request: fx.PostStopRequest) -> None:
-        result = await self._post(
-            request.base_url + "/webhook", request.package, request.body, request.timeout
-        )
+        url = request.base_url + "/webhook"
+        result = await self._post(url, request.package, request.body, request.timeout)
+        if result.error in (WebhookError.CONNECT, WebhookError.LOST):  # nobody was there; once more (APP-06)
+            await asyncio.sleep(STOP_RETRY)
+            result = await self._post(url, request.package, request.body, request.timeout)
         self._metrics.histogram("webhook_seconds").labels(kind="stop_request").observe(result.duration)
         self._keep_webhook(request.package, request.body, result)
         self._note(
@@ -871,6 +877,8 @@ class Hub:
         self._sweeps += 1
         if self._sweeps % (PUBLISH_EVERY * SWEEP_PARTS) == 0:
             self.publish()
+        if self._sweeps % (REAP_EVERY * SWEEP_PARTS) == 0:
+            self._reap(now)
         part = self._sweeps % SWEEP_PARTS
         for connection_id in [i for i in self._alive if i % SWEEP_PARTS == part]:
             alive, is_app = self._alive[connection_id]
@@ -894,6 +902,14 @@ class Hub:
                         connection.abort()
                     case _:
                         assert_never(effect)
+
+    def _reap(self, now: float) -> None:
+        """The second line behind every session's own timer: one that is overdue is ended, and told as the bug it is."""
+        for entry in [*self._sessions.values(), *self._ending]:
+            if entry.session.is_overdue(now):
+                log.error("session of user %s is overdue", short(entry.session.user_id))
+                self._errors.labels(where="overdue_session").inc()
+                self.feed(entry, entry.session.fail)
 
     def _count(self, connection: Connection) -> bool:
         """Carry a connection's own totals over to the metrics; True if something was sent since the last time."""

@@ -888,6 +888,16 @@ class Session:
         self._move(SessionState.ERROR, "internal error", now)
         return [*out, Finished()]
 
+    def is_overdue(self, now: float) -> bool:
+        """Whether the session should have ended by itself: a bug of ours, for the shell to report and to cure (CON-14)."""
+        match self.state:
+            case SessionState.DETACHED:
+                return now - self.since > self.timing.grace + OVERDUE
+            case SessionState.DISCONNECTING:
+                return now - self.since > OVERDUE  # every app has a second to stop
+            case _:
+                return False
+
     def _maybe_finished(self, now: float) -> list[Effect]:
         if self.state is SessionState.DISCONNECTING and self._apps.is_over:
             self._move(SessionState.DISCONNECTED, self.reason, now)
@@ -954,6 +964,9 @@ class Session:
         each = self._delivery.apps.get(package)
         return None if each is None else each.session_id
 
+
+#: Seconds that a session may take longer than it is meant to.
+OVERDUE: Final = 5.0
 
 _OVER: Final = frozenset({SessionState.DISCONNECTING, SessionState.DISCONNECTED, SessionState.ERROR})
 

@@ -17,6 +17,7 @@ import pytest
 from cloud.app_socket import Claim
 from cloud.core.app_lifecycle import AppLifecycle, AppState
 from cloud.core.endpoints import EndpointLimits, Endpoints
+from cloud.core.session import SessionState
 from cloud.hub import _claimed_user, short
 from cloud.server import Cloud
 from cloud.store.base import StoreError
@@ -276,6 +277,41 @@ async def test_the_gauges_follow_the_states(cloud: Cloud) -> None:
         text = cloud.metrics.text().decode()
         assert 'glassbridge_sessions{state="connected"} 1.0' in text
         assert 'glassbridge_app_sessions{state="connected"} 1.0' in text
+
+
+@pytest.mark.failure("APP-06")
+async def test_a_stop_webhook_that_reaches_nobody_is_posted_once_more(cloud: Cloud) -> None:
+    app = FakeApp("a", "k")
+    await app.listen()
+    port = app.port
+    await register(cloud, app)
+    async with phone(cloud) as glasses:
+        await glasses.next("connection_ack")
+        assert (await cloud.hub.start_app(USER, "a")).ok
+        await app.stop()
+        assert (await cloud.hub.stop_app(USER, "a")).ok, "nobody waits for it"
+        await app.listen(port)
+        await until(lambda: len(app.requests("stop_request")) == 1, "the stop is told")
+    await app.stop()
+
+
+@pytest.mark.failure("CON-14")
+async def test_a_session_beyond_its_time_is_ended_and_counted(cloud: Cloud) -> None:
+    async with FakeApp("a", "k") as app:
+        await register(cloud, app)
+        async with phone(cloud) as glasses:
+            await glasses.next("connection_ack")
+            assert (await cloud.hub.start_app(USER, "a")).ok
+        entry = cloud.hub._sessions[USER]
+        await until(lambda: entry.session.state is SessionState.DETACHED, "the glasses are gone")
+        now = cloud.hub._loop.time()
+        cloud.hub._reap(now + 60.0)
+        assert cloud.hub._sessions == {USER: entry}, "within its time"
+        cloud.hub._reap(now + 66.0)  # as if its own timer had been lost
+        assert cloud.hub._sessions == {}
+        assert entry.timer is None
+        assert 'glassbridge_errors_total{where="overdue_session"} 1.0' in cloud.metrics.text().decode()
+        await until(lambda: app.session(USER).closed is not None, "its app's socket is closed")
 
 
 @pytest.mark.failure("PRO-05")

@@ -10,12 +10,17 @@ import collections
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
 from tests.support.tools import all_required
 
 ROOT = Path(__file__).resolve().parent
+
+# How long an example takes says how busy the machine is: Hypothesis' limit of 0.2 s has failed tests that were right.
+hypothesis.settings.register_profile("glassbridge", deadline=None)
+hypothesis.settings.load_profile("glassbridge")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -26,6 +26,7 @@ from glassbridge.app.errors import (
     PhotoFailed,
     RequestTimeout,
     StorageError,
+    StreamFailed,
 )
 from glassbridge.app.events import (
     AudioChunk,
@@ -40,9 +41,10 @@ from glassbridge.app.events import (
     Translation,
     VoiceActivity,
 )
-from glassbridge.app.requests import Photo, PlayResult
+from glassbridge.app.requests import Photo, PlayResult, StreamInfo
 from glassbridge.app.server import App, ToolCall
 from glassbridge.app.session import Session, SessionState
+from wire.messages.cloud_to_app import AppRtmpStreamStatus as StreamStatus
 from wire.messages.glasses_to_cloud import ButtonPress, CalendarEvent, HeadPosition, TouchEvent
 
 __all__ = [
@@ -68,6 +70,9 @@ __all__ = [
     "Session",
     "SessionState",
     "StorageError",
+    "StreamFailed",
+    "StreamInfo",
+    "StreamStatus",
     "ToolCall",
     "TouchEvent",
     "Transcription",

@@ -35,6 +35,13 @@ class PhotoFailed(AppError):
         self.code = code
 
 
+class StreamFailed(AppError):
+    """The video stream did not begin; the reason as the cloud or the glasses gave it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"the video stream did not begin: {message}")
+
+
 class StorageError(AppError):
     """The cloud refused to read or write the app's storage; `status` is its HTTP status, 0 when it was not reached."""
 

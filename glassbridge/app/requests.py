@@ -1,4 +1,4 @@
-"""What an app asks for and waits for: sound, photos, a position, light, other users.
+"""What an app asks for and waits for: sound, photos, video, a position, light, other users.
 
 Rules: every request has an id that cannot be guessed and a deadline; it ends with an answer, a timeout or the loss of
 the connection, never in silence. Ids are made by the caller's `new_id`.
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlencode
 from uuid import uuid4
 
-from glassbridge.app.errors import ConnectionLost, RequestTimeout
+from glassbridge.app.errors import ConnectionLost, RequestTimeout, StreamFailed
 from wire.messages.app_to_cloud import (
     AppBroadcastMessage,
     AppDirectMessage,
@@ -26,8 +26,11 @@ from wire.messages.app_to_cloud import (
     AudioStop,
     LocationPollRequest,
     RoomConfig,
+    RtmpStreamRequest,
+    RtmpStreamStop,
+    StreamStatusCheck,
 )
-from wire.messages.cloud_to_app import AppAudioPlayResponse
+from wire.messages.cloud_to_app import AppAudioPlayResponse, AppRtmpStreamStatus, StreamStatusCheckResponse
 from wire.messages.glasses_to_cloud import LocationUpdate
 
 #: How long the wire waits (sections 3.10.3, 3.10.4, 3.10.6, 3.10.8), in seconds.
@@ -35,6 +38,8 @@ PLAY_TIMEOUT = 60.0
 PHOTO_TIMEOUT = 30.0
 LOCATION_TIMEOUT = 15.0
 MESSAGE_TIMEOUT = 15.0
+#: The cloud itself answers at once; what the glasses say of the stream comes later, as its status.
+STREAM_TIMEOUT = 10.0
 #: Requests one session may have open; more means that the app forgets to wait.
 OPEN_MAX = 64
 
@@ -57,6 +62,15 @@ class PlayResult:
     success: bool
     error: str | None
     duration: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """The app's video stream as the cloud knows it. `status`: initializing, connecting, active, reconnecting, ..."""
+
+    stream_id: str
+    status: str
+    url: str
 
 
 class Pending:
@@ -157,8 +171,73 @@ class Audio(_Asker):
         await self._send(AudioStop(**self._who, track_id=track))
 
 
+#: There is one video stream for each app: these stand for the ids that its messages lack.
+_STREAM_BEGINS, _STREAM_CHECKED = "stream begins", "stream checked"
+
+
 class Camera(_Asker):
-    """Photos."""
+    """Photos, and video to a server of the app's own.
+
+    `photos` outlive a connection (they come over HTTP); what is asked about video is lost with it (`pending`).
+    """
+
+    def __init__(
+        self,
+        send: Callable[[AppToCloud], Awaitable[None]],
+        pending: Pending,
+        photos: Pending,
+        package_name: str,
+        session_id: str,
+    ) -> None:
+        super().__init__(send, photos, package_name, session_id)
+        self._video = pending
+
+    async def start_stream(
+        self,
+        url: str,
+        *,
+        video: dict[str, Any] | None = None,
+        audio: dict[str, Any] | None = None,
+        sound: bool | None = None,
+    ) -> str:
+        """Streams video to the RTMP server at `url`; the stream's id. An earlier stream of this app ends.
+
+        The glasses go on from there: `session.on_stream_status` tells. Raises StreamFailed when the cloud refuses,
+        RequestTimeout after 10 s.
+        """
+        request = RtmpStreamRequest(**self._who, rtmp_url=url, video=video, audio=audio, sound=sound)
+        begun: str = await self._video.ask(
+            _STREAM_BEGINS, lambda: self._send(request), STREAM_TIMEOUT, "starting the video stream"
+        )
+        return begun
+
+    async def stop_stream(self, stream_id: str | None = None) -> None:
+        """Ends this stream, or whichever this app has."""
+        await self._send(RtmpStreamStop(**self._who, stream_id=stream_id))
+
+    async def stream(self) -> StreamInfo | None:
+        """The stream of this app that runs now, also one from before a restart of the app. Raises RequestTimeout."""
+        reply: StreamStatusCheckResponse = await self._video.ask(
+            _STREAM_CHECKED,
+            lambda: self._send(StreamStatusCheck(**self._who)),
+            STREAM_TIMEOUT,
+            "asking for the video stream",
+        )
+        info = reply.stream_info
+        if not reply.has_active_stream or info is None:
+            return None
+        return StreamInfo(str(info.get("streamId")), str(info.get("status")), str(info.get("rtmpUrl")))
+
+    def stream_told(self, status: AppRtmpStreamStatus) -> None:
+        """For the session: a status came."""
+        if status.status == "error" and not status.stream_id:
+            self._video.fail(_STREAM_BEGINS, StreamFailed(status.error_details or "no reason was given"))
+        elif status.status == "initializing":
+            self._video.resolve(_STREAM_BEGINS, status.stream_id)
+
+    def stream_checked(self, reply: StreamStatusCheckResponse) -> None:
+        """For the session: the answer to `stream`."""
+        self._video.resolve(_STREAM_CHECKED, reply)
 
     async def take_photo(
         self,

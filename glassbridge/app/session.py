@@ -33,11 +33,18 @@ from wire.backoff import Backoff
 from wire.codec import TEXT_BYTES_MAX, decode, encode
 from wire.errors import InvalidTransition, ProtocolError
 from wire.messages import CLOUD_TO_APP
-from wire.messages.app_to_cloud import AppToCloud, OwnershipRelease, SubscriptionUpdate, TpaConnectionInit
+from wire.messages.app_to_cloud import (
+    AppToCloud,
+    OwnershipRelease,
+    RequestWifiSetup,
+    SubscriptionUpdate,
+    TpaConnectionInit,
+)
 from wire.messages.cloud_to_app import (
     AppAudioPlayResponse,
     AppDirectMessageResponse,
     AppMessageReceived,
+    AppRtmpStreamStatus,
     AppSettingsUpdate,
     AppStopped,
     AugmentosSettingsUpdate,
@@ -47,6 +54,7 @@ from wire.messages.cloud_to_app import (
     DataStream,
     DeviceStateUpdate,
     PermissionError_,
+    StreamStatusCheckResponse,
     TpaConnectionAck,
     TpaConnectionError,
 )
@@ -150,7 +158,7 @@ class Session:
         self.settings = Settings()
         self.storage = Storage(http, lambda: self.cloud_url, user_id, package_name, api_key)
         self.audio = Audio(self.send, answers, *who, lambda: self.cloud_url)
-        self.camera = Camera(self.send, self.photos, *who)
+        self.camera = Camera(self.send, answers, self.photos, *who)
         self.location = Locator(self.send, answers, *who)
         self.led = Led(self.send, answers, *who)
         self.peers = Peers(self.send, answers, *who)
@@ -212,6 +220,16 @@ class Session:
     def on_peer_message(self, handler: Handler[AppMessageReceived]) -> Unsubscribe:
         """Another user of this app sent something."""
         return self._on_lifecycle("peer_message", handler)
+
+    def on_stream_status(self, handler: Handler[AppRtmpStreamStatus]) -> Unsubscribe:
+        """The app's video stream: initializing, connecting, active, stopped, error, with `stats` where the glasses tell."""
+        return self._on_lifecycle("stream_status", handler)
+
+    async def request_wifi_setup(self, reason: str | None = None) -> None:
+        """Asks the wearer, on the phone, to give the glasses a Wi-Fi; `capabilities` and `device` say whether they have one."""
+        await self.send(
+            RequestWifiSetup(package_name=self.package_name, session_id=self.session_id, reason=reason)
+        )
 
     async def leave(self) -> None:
         """Gives the session up for good: the cloud will not restart the app for this wearer."""
@@ -434,6 +452,11 @@ class Session:
                 self._answers.resolve(message_id, success)
             case AppMessageReceived() as peer:
                 await self._tell("peer_message", peer)
+            case AppRtmpStreamStatus() as status:
+                self.camera.stream_told(status)
+                await self._tell("stream_status", status)
+            case StreamStatusCheckResponse() as reply:
+                self.camera.stream_checked(reply)
             case AppStopped() | None | _:
                 # `app_stopped` announces the close that follows; other types are for newer clients than this.
                 pass

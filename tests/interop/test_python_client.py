@@ -19,7 +19,7 @@ import pytest_asyncio
 from PIL import Image
 
 from cloud.auth import hash_api_key
-from glassbridge.app import App, PhotoFailed, Session, ToolCall
+from glassbridge.app import App, PhotoFailed, Session, StreamFailed, ToolCall
 from tests.interop.driver import Report, SdkApp
 from tests.interop.rows import JPEG, tone, upload_photo
 from tests.interop.world import API_KEY, G1, LIVE, PACKAGE, SESSION_GRACE, World, stays
@@ -465,6 +465,61 @@ async def test_row_17_a_photo_arrives_or_fails_soon(world: PythonWorld) -> None:
         with pytest.raises(PhotoFailed) as caught:
             await refused
         assert caught.value.code == "CAMERA_BUSY"
+
+
+async def test_video_goes_to_the_app_s_own_server_or_is_refused_with_the_reason(world: PythonWorld) -> None:
+    async def hook(session: Session, tell: Tell) -> None:
+        session.on_stream_status(lambda status: tell("stream", [status.stream_id, status.status]))
+
+    async with world.running(hook, generation="B", model=LIVE) as live:
+        camera = live.session.camera
+        assert await camera.stream() is None
+        began = asyncio.create_task(camera.start_stream("rtmp://127.0.0.1/live", video={"width": 1280}))
+        request = await live.phone.next("start_rtmp_stream")
+        assert request["video"] == {"width": 1280}
+        stream_id = await began
+        assert request["streamId"] == stream_id
+        await live.phone.send("rtmp_stream_status", streamId=stream_id, status="streaming")
+        await until(lambda: live.seen("stream")[-1:] == [[stream_id, "active"]], "the stream runs")
+        running = await camera.stream()
+        assert running is not None
+        assert (running.stream_id, running.status, running.url) == (
+            stream_id,
+            "active",
+            "rtmp://127.0.0.1/live",
+        )
+        await camera.stop_stream(stream_id)
+        await live.phone.next("stop_rtmp_stream")
+        await until(lambda: live.seen("stream")[-1:] == [[stream_id, "stopped"]], "the stream has ended")
+        with pytest.raises(StreamFailed, match="rtmp"):
+            await camera.start_stream("https://example.com/live")
+
+
+async def test_the_wearer_is_asked_for_a_wifi(world: PythonWorld) -> None:
+    async with world.running(generation="B", model=LIVE) as live:
+        await live.session.request_wifi_setup("for the video")
+        asked = await live.phone.next("show_wifi_setup")
+        assert (asked["reason"], asked["appPackageName"]) == ("for the video", PACKAGE)
+
+
+@pytest.mark.failure("CON-11")
+@pytest.mark.failure("CON-12")
+async def test_row_21_a_hyphenated_user_in_capitals_is_one_user(world: PythonWorld) -> None:
+    user = "jean-luc.multi-hyphen@sub-domain.inter-op.example"
+    token = world.tokens.mint_core_token("Jean-Luc.Multi-Hyphen@Sub-Domain.Inter-Op.example")
+    async with FakePhone(world.url, user, token) as phone:
+        await phone.next("connection_ack")
+        live = Running(world, phone)
+        await live.start()
+        assert live.session.user_id == user
+        await live.session.layouts.show_text_wall("hyphens")
+        await live.phone.shows("hyphens")
+        await live.session.storage.set("a-b", "c-d")
+        assert await live.session.storage.get("a-b") == "c-d"
+        await live.session.dashboard.write("dash - board")
+        await live.phone.shows("dash - board", view="dashboard")
+        await live.phone.stop_app(PACKAGE)
+        await live.event("onStop")
 
 
 async def test_row_18_sound_is_played_spoken_and_stopped(world: PythonWorld) -> None:

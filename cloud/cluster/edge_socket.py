@@ -18,7 +18,7 @@ from cloud.core import app_edge as edge
 from cloud.core.app_edge import AppEdge, EdgeState
 from cloud.core.pipe import Content, Piece
 from wire.codec import load_object
-from wire.errors import CloseCode, ErrorCode, ProtocolError
+from wire.errors import ErrorCode, ProtocolError
 
 if TYPE_CHECKING:
     from cloud.app_socket import AppSocket
@@ -89,7 +89,7 @@ class EdgeSocket:
 
     def leave(self) -> None:
         """This node drains: the app is asked to come back, and finds another."""
-        self._connection.close(CloseCode.SERVICE_RESTART, "Server restarting")
+        self.feed(self.machine.leave)
 
     def stop(self) -> None:
         """The process ends."""
@@ -118,6 +118,8 @@ class EdgeSocket:
                 case edge.CloseApp(code, reason):
                     self._connection.close(code, reason)
                     self._end()
+                case edge.PingApp(payload):
+                    self._connection.ping(payload)
                 case edge.GiveUp(code, message):
                     self._end()
                     known = ErrorCode(code) if code in _CODES else ErrorCode.SESSION_NOT_FOUND
@@ -135,8 +137,8 @@ class EdgeSocket:
                 self._connection.send(Frame.binary(piece.payload), piece.delivery)
             case Content.PING:
                 self._connection.ping(piece.payload)
-            case Content.PONG | Content.CLOSE:
-                pass  # the machine handles a close itself; owners send no pongs
+            case Content.PONG | Content.CLOSE | Content.LEFT:
+                pass  # the machine handles a close itself; owners send neither of the others
             case _:
                 assert_never(piece.content)
 

@@ -14,6 +14,8 @@ from cloud.cluster.names import socket_address
 from cloud.connection import next_connection_id
 from cloud.core import effects as fx
 from cloud.core.pipe import Content, Deliver, Lost, Missing, Piece, Pipe, PipeEffect, Write, close_payload
+from wire.codec import load_object
+from wire.errors import ProtocolError
 from wire.messages.base import Delivery
 
 if TYPE_CHECKING:
@@ -121,6 +123,9 @@ class RemoteApp:
                 hub.app_binary(entry, self.package, piece.payload)
             case Content.PONG:
                 hub.feed(entry, entry.session.app_pong, self.package, self.connection_id, piece.payload)
+            case Content.LEFT:
+                seen = _seen(piece.payload)
+                hub.feed(entry, entry.session.app_proved, self.package, self.connection_id, seen)
             case Content.CLOSE:
                 self._lost()
             case Content.PING:
@@ -173,3 +178,12 @@ class RemoteApp:
         self._timer = None
         self._perform(self._pipe.handle_deadline(self._loop.time()))
         self._arm()
+
+
+def _seen(payload: bytes) -> dict[str, tuple[int, int]]:
+    """How far each stream has come, as the app's node tells; what cannot be read proves nothing."""
+    try:
+        found = load_object(payload)
+        return {str(stream): (int(mark[0]), int(mark[1])) for stream, mark in found.items()}
+    except (ProtocolError, TypeError, ValueError, IndexError, KeyError):
+        return {}

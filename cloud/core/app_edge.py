@@ -29,7 +29,7 @@ from cloud.core.pipe import (
     closing,
 )
 from wire.codec import load_object
-from wire.errors import InvalidTransition, ProtocolError
+from wire.errors import CloseCode, InvalidTransition, ProtocolError
 from wire.messages.base import Delivery
 
 
@@ -58,6 +58,7 @@ class EdgeTiming:
     stranger: float = 4.0  # an app that was never acknowledged gives up after 5 s and wants to know why
     orphan: float = 60.0  # as long as a session waits for its glasses
     renew: float = 10.0  # an idle app's owner may have died unheard
+    leave: float = 0.5  # a pong is back in a round trip; then the app is asked to come back without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,13 @@ class CloseApp:
 
 
 @dataclass(frozen=True, slots=True)
+class PingApp:
+    """A protocol ping of our own: its pong proves that all before it has left the app's socket."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """Nobody serves the session: say so and close. `code` and words as the owner gave them, else None."""
 
@@ -104,7 +112,7 @@ class Gone:
     count: int
 
 
-EdgeEffect: TypeAlias = AskOwner | SendOwner | ToApp | CloseApp | GiveUp | Gone
+EdgeEffect: TypeAlias = AskOwner | SendOwner | ToApp | CloseApp | PingApp | GiveUp | Gone
 
 #: Streams of frames whose last number is remembered: one of the session and one of each edge process that fed it.
 STREAMS_MAX: Final = 8
@@ -146,6 +154,7 @@ class AppEdge:
         self._tries = 0
         self._ask_at: float | None = None
         self._give_up_at: float | None = None
+        self._leave_by: float | None = None  # this node drains: the app gets nothing more from it
 
     # ------------------------------------------------------------------------------------------------ queries
 
@@ -153,7 +162,7 @@ class AppEdge:
     def deadline(self) -> float | None:
         if self.state is EdgeState.CLOSED:
             return None
-        times = (self._ask_at, self._give_up_at, self._pipe.deadline)
+        times = (self._ask_at, self._give_up_at, self._leave_by, self._pipe.deadline)
         return min((t for t in times if t is not None), default=None)
 
     @property
@@ -276,9 +285,30 @@ class AppEdge:
         if self.state is EdgeState.CLOSED:
             return []
         delivery = Delivery.LOSSY if content is Content.BINARY else Delivery.RELIABLE
+        if content is Content.PONG and payload == _LEAVING:
+            return self._left(now, proved=True)
         if content is Content.TEXT:
             self._remember(payload)
         return [SendOwner(self._pipe.send(Piece(content, payload, delivery), now).data)]
+
+    def leave(self, now: float) -> list[EdgeEffect]:
+        """This node drains: see that what the app was given is known to have arrived, then send it elsewhere. So the next
+        node does not say it again."""
+        if self.state is EdgeState.CLOSED or self._leave_by is not None:
+            return []
+        self._leave_by = now + self.timing.leave
+        return [PingApp(_LEAVING)]
+
+    def _left(self, now: float, *, proved: bool) -> list[EdgeEffect]:
+        if self._leave_by is None:
+            return []
+        self._leave_by = None
+        out: list[EdgeEffect] = []
+        if proved:
+            seen = orjson.dumps(dict(self._seen))
+            out.append(SendOwner(self._pipe.send(Piece(Content.LEFT, seen), now).data))
+        out += self.app_closed(CloseCode.SERVICE_RESTART, "Server restarting", now)
+        return [*out, CloseApp(CloseCode.SERVICE_RESTART, "Server restarting")]
 
     def app_closed(self, code: int, reason: str, now: float) -> list[EdgeEffect]:
         """The app's socket is gone."""
@@ -328,6 +358,8 @@ class AppEdge:
         if piece.content is Content.CLOSE:
             self._move(EdgeState.CLOSED)
             return [CloseApp(*closing(piece.payload))]
+        if self._leave_by is not None:
+            return []  # what it is not given now, another node gives it
         if piece.ident is not None and self._is_known(piece.ident):
             self.duplicates += 1
             return []
@@ -357,6 +389,8 @@ class AppEdge:
         if self._give_up_at is not None and now >= self._give_up_at:
             self._move(EdgeState.CLOSED)
             return [GiveUp(None, None)]
+        if self._leave_by is not None and now >= self._leave_by:
+            return self._left(now, proved=False)
         out = self._piped(self._pipe.handle_deadline(now), now)
         if self._ask_at is not None and now >= self._ask_at:
             out.append(self._ask(now))
@@ -368,6 +402,7 @@ class AppEdge:
         self.state = to
 
 
+_LEAVING: Final = b"leaving"
 _ACK: Final = b'{"type":"tpa_connection_ack"'
 _RESTATED: Final = (b'"subscription_update"', b'"display_event"', b'"dashboard_content_update"')
 

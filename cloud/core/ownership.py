@@ -55,6 +55,9 @@ class OwnershipTiming:
         0.4  # a frozen former owner answers never; its state is in the record, at most a second old
     )
     read: float = 0.3  # the same patience for the saved state
+    read_again: float = (
+        0.1  # when the engine has kept silent for `patience` already, its answer is hardly near
+    )
     save: float = 1.0  # two saves of one session are this far apart: what may have to be rendered again
     retry: float = (
         0.5  # after Unavailable; doubled up to `retry_max`, so that a returning engine is not hammered
@@ -360,7 +363,8 @@ class Ownership:
     def _read_state(self, now: float) -> ReadState:
         self._asks_handoff = False
         self._load_attempt += 1
-        self._load_by = now + self.timing.read
+        hopeless = self.state is OwnershipState.PROVISIONAL
+        self._load_by = now + (self.timing.read_again if hopeless else self.timing.read)
         return ReadState(self._load_attempt)
 
     def handoff_answered(self, attempt: int, state: bytes | None, now: float) -> list[Effect]:

@@ -25,6 +25,7 @@ class Content(IntEnum):
     PING = 2
     PONG = 3
     CLOSE = 4  # payload: two bytes of code, then the reason
+    LEFT = 5  # payload: JSON, how far each stream of named frames has come; the app's socket is about to be closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ PipeEffect: TypeAlias = Write | Deliver | Lost | Missing
 
 _HEAD: Final = struct.Struct(">BQIIIBBB")
 _DATA, _ACK, _NACK, _PROBE = 1, 2, 3, 4
+_CONTENTS: Final = frozenset(Content)
 _DELIVERIES: Final = (Delivery.LOSSY, Delivery.LATEST, Delivery.RELIABLE)
 _NUMBER: Final = {delivery: number for number, delivery in enumerate(_DELIVERIES)}
 
@@ -266,7 +268,8 @@ class Pipe:
             ident = _ident(data[at : at + ident_size]) if ident_size else None
             at += ident_size
             delivery = _DELIVERIES[min(flags & 3, 2)]
-            out.append(Deliver(Piece(Content(flags >> 3), data[at:], delivery, key, ident)))
+            if flags >> 3 in _CONTENTS:  # a newer version may say more
+                out.append(Deliver(Piece(Content(flags >> 3), data[at:], delivery, key, ident)))
         if self._in - self._in_acked >= self.limits.ack_every:
             out.append(self._acknowledge())
         elif self._ack_at is None:

@@ -94,6 +94,14 @@ class AppLog:
         ]
         return frames, self._ping(now) if fresh else None
 
+    def seen(self, marks: Mapping[str, tuple[int, int]]) -> None:
+        """Named frames up to these have arrived: proof from the node that held the app's socket."""
+        entries = self._entries
+        while entries and (ident := entries[0][4]) is not None and ident[1:] <= marks.get(ident[0], (-1, 0)):
+            self._bytes -= len(entries.popleft()[2])
+        if not entries:
+            self._pinged = False
+
     def export(self, now: float) -> Mapping[str, Any]:
         """The frames without proof, for the node that serves the session from now on."""
         return {

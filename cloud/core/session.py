@@ -795,6 +795,15 @@ class Session:
         """The app's WebSocket library has answered a ping: what came before it has arrived."""
         return self._apps.pong(package, connection_id, payload, now)
 
+    def app_proved(
+        self, package: str, connection_id: int, marks: Mapping[str, tuple[int, int]], now: float
+    ) -> list[Effect]:
+        """The node that holds the app's socket knows that all named frames up to these have arrived."""
+        each = self._delivery.apps.get(package)
+        if each is not None and each.life.connection_id == connection_id:
+            each.log.seen(marks)
+        return []
+
     def app_text(self, package: str, connection_id: int, data: bytes, now: float) -> list[Effect]:
         """One text frame of an app. The socket says whose it is."""
         return self._apps.text(package, connection_id, data, now)

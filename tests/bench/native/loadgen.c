@@ -4,7 +4,7 @@
  * reader can see whether it was the limit. With --webhook it also is the app server: a POST opens the app's socket, as a
  * real app does. Traffic goes to 127.0.0.1 only, and only while a command runs.
  *
- *   loadgen --port P --mode fanout|audio|reverse|echo|paced|probe|idle|sockets|accept --sessions S --apps A --size B
+ *   loadgen --port P --mode fanout|audio|reverse|echo|paced|mic|probe|idle|sockets|accept --sessions S --apps A --size B
  *           [--window W] [--rate R] [--tokens FILE] [--first N] [--key K] [--webhook PORT] [--pid SERVER]
  *
  * Prints {"event":"ready"} when all connections stand, then obeys lines on stdin, answering each with one JSON line:
@@ -12,7 +12,8 @@
  *   storm SECONDS   cut every connection at once and bring all of them back spread over that time
  *   quit            (or the end of stdin) leave
  * `paced` sends R events a second whatever comes back; `probe` R pings a second, one at a time per session; both give
- * latencies. --first: the first user of the token file that is ours.
+ * latencies; `mic` is `paced` with sound. --first: the first user of the token file that is ours. --app-port: apps connect
+ * there, not where the glasses do; --then-port: after a storm everybody connects there.
  * `sockets` opens S bare app sockets that have not said who they are; `accept` connects and leaves while it runs.
  */
 #include "ws.h"
@@ -34,7 +35,7 @@ typedef struct conn {
 } conn;
 
 static struct {
-    int port, sessions, apps, window, webhook, pid, first;
+    int port, app_port, then_port, sessions, apps, window, webhook, pid, first;
     size_t size;
     double rate;
     const char *mode, *tokens, *key;
@@ -47,6 +48,7 @@ static char **users, **tokens;
 static long ready_glasses, ready_apps, opening;
 static unsigned long long delivered, sent, bytes_in, failures;
 static int *apps_asked; /* of each session */
+static long all_apps_asked;
 static double *probe_sent; /* when the open ping of a session went out; 0 = none */
 static unsigned long long *session_sent, *session_delivered;
 static char *event_frame;
@@ -61,6 +63,12 @@ static void die(const char *what)
 {
     fprintf(stderr, "loadgen: %s: %s\n", what, strerror(errno));
     exit(1);
+}
+
+/* Events at a given rate that carry the time of their sending: text for `paced`, sound for `mic`. */
+static int stamped(void)
+{
+    return !strcmp(opt.mode, "paced") || !strcmp(opt.mode, "mic");
 }
 
 /* CPU seconds of all threads of the server, from the scheduler's own count in nanoseconds. */
@@ -136,7 +144,8 @@ static conn *open_socket(enum kind kind, int session, int app)
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (c->fd < 0) die("socket");
     set_socket(c->fd);
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)opt.port)};
+    int port = kind == APP && opt.app_port ? opt.app_port : opt.port;
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (connect(c->fd, (struct sockaddr *)&to, sizeof to) < 0 && errno != EINPROGRESS) die("connect");
     struct epoll_event e = {.events = EPOLLIN | EPOLLOUT, .data.ptr = c};
@@ -182,6 +191,7 @@ static void start_next_app(int session)
 {
     char text[256];
     if (apps_asked[session] == opt.apps) return;
+    all_apps_asked++;
     snprintf(text, sizeof text, "{\"type\":\"start_app\",\"packageName\":\"com.bench.a%d\"}", apps_asked[session]++);
     say(glasses[session], text);
 }
@@ -207,14 +217,14 @@ static void on_message(conn *c, int op, char *p, size_t n)
              * draws one. */
             counts = memmem(p, look, !strcmp(opt.mode, "reverse") ? "display_event" : "\"pong\"",
                             !strcmp(opt.mode, "reverse") ? 13 : 6) != NULL &&
-                     strcmp(opt.mode, "fanout") != 0 && strcmp(opt.mode, "audio") != 0 && strcmp(opt.mode, "paced") != 0;
+                     strcmp(opt.mode, "fanout") != 0 && strcmp(opt.mode, "audio") != 0 && !stamped();
         if (!counts) return;
         session_delivered[c->session]++;
         int probing = probe_sent[c->session] > 0;
         if (measuring) {
             delivered++;
             bytes_in += n;
-            if (!strcmp(opt.mode, "paced")) {
+            if (stamped()) {
                 char *at = memmem(p, n, "@@", 2);
                 if (at) add_latency(now_s() - strtod(at + 2, NULL));
             } else if (probe_sent[c->session] > 0) {
@@ -238,7 +248,7 @@ static void on_message(conn *c, int op, char *p, size_t n)
         snprintf(text, sizeof text,
                  "{\"type\":\"subscription_update\",\"packageName\":\"com.bench.a%d\",\"subscriptions\":[\"%s\"],"
                  "\"sessionId\":\"%s-com.bench.a%d\"}",
-                 c->app, !strcmp(opt.mode, "audio") ? "audio_chunk" : "button_press", users[c->session], c->app);
+                 c->app, !strcmp(opt.mode, "audio") || !strcmp(opt.mode, "mic") ? "audio_chunk" : "button_press", users[c->session], c->app);
         say(c, text);
         c->phase = READY;
         opening--;
@@ -379,6 +389,11 @@ static void make_event(void)
         op = OP_BINARY;
         n = opt.size;
         for (size_t i = 0; i < n; i++) payload[i] = (char)(i * 7);
+    } else if (!strcmp(opt.mode, "mic")) {
+        op = OP_BINARY; /* PCM reaches apps as it is, so that it can carry the time, too */
+        n = opt.size;
+        memset(payload, ' ', n);
+        memcpy(payload, "@@00000000000.00000000", 22);
     } else if (!strcmp(opt.mode, "reverse")) {
         /* forceDisplay: the product throttles a view to 3/s otherwise; with it every update is promised to arrive. */
         static const char head[] = "{\"type\":\"display_event\",\"sessionId\":\"\",\"packageName\":\"com.bench.a0\",\"view\":"
@@ -415,7 +430,7 @@ static void send_event(int session)
         if (probe_sent[session] > 0) return;
         probe_sent[session] = now_s();
     }
-    if (!strcmp(opt.mode, "paced")) {
+    if (stamped()) {
         buffer_reserve(&c->out, event_frame_size);
         char *at = c->out.data + c->out.end;
         memcpy(at, event_frame, event_frame_size);
@@ -445,7 +460,7 @@ static void run_for(double seconds)
 {
     double end = now_s() + seconds;
     unsigned fan = !strcmp(opt.mode, "reverse") || !strcmp(opt.mode, "echo") ? 1u : (unsigned)opt.apps;
-    if (!strcmp(opt.mode, "paced") || !strcmp(opt.mode, "probe")) {
+    if (stamped() || !strcmp(opt.mode, "probe")) {
         double next = now_s(), step = 1.0 / opt.rate;
         int turn = 0;
         while (now_s() < end) {
@@ -500,6 +515,26 @@ static void wait_until(long *count, long wanted, double within, const char *what
     }
 }
 
+/* Wait for the apps; on a busy machine a start may fail for want of time, and the wearer presses again. */
+static void bring_all_apps(void)
+{
+    double again = now_s() + 15, end = now_s() + 240;
+    while (ready_apps < (long)opt.sessions * opt.apps && now_s() < end) {
+        poll_once(20);
+        if (!opt.webhook || now_s() < again) continue;
+        again = now_s() + 15;
+        long asked = 0;
+        for (int i = 0; i < opt.sessions * opt.apps && asked < 64; i++) {
+            if (apps[i] && apps[i]->phase != CLOSED) continue;
+            char text[256];
+            snprintf(text, sizeof text, "{\"type\":\"start_app\",\"packageName\":\"com.bench.a%d\"}", i % opt.apps);
+            say(glasses[i / opt.apps], text);
+            asked++;
+        }
+    }
+    wait_until(&ready_apps, (long)opt.sessions * opt.apps, 0, "apps acknowledged");
+}
+
 static void listen_for_webhooks(void)
 {
     conn *c = calloc(1, sizeof *c);
@@ -523,7 +558,7 @@ static void measure(double seconds)
         session_sent[s] = session_delivered[s] = 0;
         probe_sent[s] = 0;
     }
-    if (strcmp(opt.mode, "paced") != 0 && strcmp(opt.mode, "probe") != 0) run_for(0.1);
+    if (!stamped() && strcmp(opt.mode, "probe") != 0) run_for(0.1);
     delivered = sent = bytes_in = 0;
     latency_count = 0;
     unsigned long long failed = failures;
@@ -587,6 +622,10 @@ static void storm(double seconds)
         for (int a = 0; a < opt.apps; a++) shut(apps[s * opt.apps + a]);
     }
     failures -= (unsigned long long)total;
+    if (opt.then_port) {
+        opt.port = opt.then_port;
+        opt.app_port = 0;
+    }
     unsigned long long failed = failures, posted = webhooks;
     double start = now_s(), server = server_cpu();
     for (int i = 0; i < total; i++) {
@@ -620,6 +659,8 @@ int main(int argc, char **argv)
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
         i++;
         if (!strcmp(name, "--port")) opt.port = atoi(value);
+        else if (!strcmp(name, "--app-port")) opt.app_port = atoi(value);
+        else if (!strcmp(name, "--then-port")) opt.then_port = atoi(value);
         else if (!strcmp(name, "--mode")) opt.mode = value;
         else if (!strcmp(name, "--sessions")) opt.sessions = atoi(value);
         else if (!strcmp(name, "--apps")) opt.apps = atoi(value);
@@ -663,7 +704,8 @@ int main(int argc, char **argv)
     } else if (strcmp(opt.mode, "accept") != 0) {
         for (int s = 0; s < opt.sessions; s++) {
             glasses[s] = open_socket(GLASSES, s, 0);
-            while (opening > 200) poll_once(20);
+            /* A webhook has nine seconds from when it is wanted: thousands wanted at once would wait for each other. */
+            while (opening > 200 || all_apps_asked - ready_apps > 64) poll_once(20);
         }
         wait_until(&ready_glasses, opt.sessions, 60, "glasses acknowledged");
         if (!opt.webhook)
@@ -672,7 +714,7 @@ int main(int argc, char **argv)
                     apps[s * opt.apps + a] = open_socket(APP, s, a);
                     while (opening > 200) poll_once(20);
                 }
-        wait_until(&ready_apps, (long)opt.sessions * opt.apps, 120, "apps acknowledged");
+        bring_all_apps();
         double settle = now_s() + 0.3 + 0.001 * opt.apps * opt.sessions; /* the subscriptions that went out last */
         if (settle > now_s() + 2) settle = now_s() + 2;
         while (now_s() < settle) poll_once(20);

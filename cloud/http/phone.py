@@ -83,7 +83,12 @@ async def exchange_token(call: Call) -> Response:
 
 async def webview_token(call: Call) -> Response:
     record = await _body_app(call)
-    token = call.services.webview_tokens.issue(call.user_id, record.package_name, call.services.monotonic())
+    services = call.services
+    now = services.monotonic()
+    if services.shared_webview_tokens is not None:
+        token = await services.shared_webview_tokens.issue(call.user_id, record.package_name, now)
+    else:
+        token = services.webview_tokens.issue(call.user_id, record.package_name, now)
     return JSON({"success": True, "token": token})
 
 

@@ -127,7 +127,11 @@ async def exchange_user_token(call: Call) -> Response:
     if not isinstance(token, str) or not token:
         raise Refusal(400, "Missing aos_temp_token")
     services = call.services
-    user_id = services.webview_tokens.redeem(token, call.record.package_name, services.monotonic())
+    package, now = call.record.package_name, services.monotonic()
+    if services.shared_webview_tokens is not None:
+        user_id = await services.shared_webview_tokens.redeem(token, package, now)
+    else:
+        user_id = services.webview_tokens.redeem(token, package, now)
     if user_id is None:
         raise Refusal(401, "Invalid or expired token")
     return JSON({"success": True, "userId": user_id})

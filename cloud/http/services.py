@@ -15,6 +15,7 @@ from cloud.auth import (
     TokenVerifier,
     WebviewTokens,
 )
+from cloud.cluster.webview_tokens import SharedWebviewTokens
 from cloud.config import CloudConfig
 from cloud.http.ports import Hub
 from cloud.metrics import LoopWatch, Metrics
@@ -49,6 +50,8 @@ class Services:
     webhooks: WebhookClient
     loop_watch: LoopWatch
     webview_tokens: WebviewTokens = field(default_factory=WebviewTokens)
+    #: Where several processes serve; else None.
+    shared_webview_tokens: SharedWebviewTokens | None = None
     signer: SignedUserTokens | None = None
     oidc: OidcVerifier | None = None
     synthesis: SpeechSynthesis | None = None

@@ -8,6 +8,7 @@ import pytest
 
 from cloud.store.base import StoreError
 from tests.cloud.http_world import http_world
+from wire.placement import session_key
 
 
 async def test_health_has_mentras_shape(tmp_path: Path) -> None:
@@ -58,3 +59,28 @@ async def test_metrics_are_prometheus_text(tmp_path: Path) -> None:
         answer = await world.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert "# TYPE glassbridge_loop_lag_seconds histogram" in answer.text
+
+
+async def test_the_prefix_that_places_a_session_is_taken_off_before_routing(tmp_path: Path) -> None:
+    async with http_world(tmp_path) as world:
+        key = session_key("anna@home.example")
+        assert (await world.get(f"/s/{key}/health")).json()["status"] == "ok"
+        assert (await world.get(f"/s/{key}/nowhere")).status_code == 404
+        assert (await world.get("/s/short/health")).status_code == 404
+
+
+async def test_of_several_workers_the_silent_ones_are_named_and_the_page_is_everybodys(
+    tmp_path: Path,
+) -> None:
+    class Siblings:
+        silent = [2]
+
+        async def metrics(self, own: bytes) -> bytes:
+            return own + b"# and the others\n"
+
+    async with http_world(tmp_path) as world:
+        world.services.siblings = Siblings()
+        answer = await world.get("/readyz")
+        assert answer.status_code == 200, "the others serve what was theirs"
+        assert answer.json()["checks"]["workers"] == "no answer from 2"
+        assert (await world.get("/metrics")).text.endswith("# and the others\n")

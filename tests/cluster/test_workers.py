@@ -18,8 +18,11 @@ from tests.support.app_server import FakeApp
 from tests.support.waiting import SLOW, until
 from tests.support.workers import Workers, alive, children, workers
 from tests.system.rolling import HOOK, KEY
+from wire.placement import session_key
 
 PACKAGE = "com.example.one"
+#: The SDK finds the REST address by cutting `/app-ws` off the address it was given: what stands before it must serve too.
+STORE = "await session.simpleStorage.set('mine', 'kept'); await session.simpleStorage.flush();"
 
 
 def users_of(running: Workers, number: int, count: int) -> list[str]:
@@ -145,7 +148,7 @@ async def test_a_worker_killed_under_a_real_sdk_app_loses_nothing(tmp_path: Path
     async with workers(tmp_path, 2) as running, AsyncExitStack() as stack:
         app = SdkApp("2.1.29", PACKAGE, KEY)
         stack.push_async_callback(app.close)
-        await app.start(hook=HOOK)
+        await app.start(hook=HOOK + STORE)
         await running.register(PACKAGE, app.url, KEY, "ALL")
         edges = []
         for number in (0, 1):
@@ -157,6 +160,11 @@ async def test_a_worker_killed_under_a_real_sdk_app_loses_nothing(tmp_path: Path
         for edge in edges:
             edge.want(PACKAGE)
         await until(lambda: len(app.seen("onSession:done")) == 2, "the app started for both", 20)
+
+        for edge in edges:
+            path = f"/s/{session_key(edge.user)}/api/sdk/simple-storage/{edge.user}"
+            reply = await running.http.get(path, headers={"Authorization": f"Bearer {PACKAGE}:{KEY}"})
+            assert reply.json() == {"success": True, "data": {"mine": "kept"}}
 
         def arrivals() -> dict[str, list[int]]:
             found: dict[str, list[int]] = {}

@@ -62,7 +62,13 @@ TABLE: Final = (
         "display_updates_total", "counter", "Display requests by fate.", ("outcome",)
     ),  # shown, replaced, ...
     Line("display_queue", "gauge", "Display requests that wait for the throttle."),
-    Line("hop_seconds", "histogram", "Time per hop of an exchange.", ("hop",)),
+    Line(
+        "hop_seconds",
+        "histogram",
+        "Time per hop of an exchange: mic_to_edge, edge_to_cloud, provider, app (with both ways), app_round_trip, "
+        "cloud_display (its turn), cloud_to_edge, edge, ble.",
+        ("hop",),
+    ),
     # audio and speech
     Line("audio_frames_total", "counter", "Audio frames received."),
     Line("audio_gaps_total", "counter", "Times that a stream of audio ran dry for over 100 ms."),

@@ -142,9 +142,11 @@ def _way_out(display: _Display, detail: Mapping[str, Any]) -> list[dict[str, Any
     waited_ms = None if display.waited is None else display.waited * 1000
     app_ms = (display.at - display.event.at) * 1000 - (waited_ms or 0.0)
     rtt = display.round_trip_ms
-    note = "the app's clock is unknown" + ("" if rtt is None else f"; there and back takes {rtt:.1f} ms")
+    note = "with the ways there and back, for the app's clock is unknown"
+    if rtt is not None:
+        note += f"; they take {rtt:.1f} ms"
     return [
-        _hop("app", f"{display.package.rpartition('.')[2]}, both ways in it", app_ms, note),
+        _hop("app", display.package.rpartition(".")[2], app_ms, note),
         _hop("cloud", "its turn", waited_ms),
         _hop("edge", "cloud to edge", detail.get("downlink_ms")),
         _hop("radio", "to packets", detail.get("edge_ms")),

@@ -81,8 +81,8 @@ def test_typed_words_have_not_come_by_the_microphone() -> None:
 def test_the_ways_to_an_app_and_back_are_said_to_be_unknown() -> None:
     (done,) = run(said(10.0), delivered(10.0), displayed(10.05), result(10.1))
     app = next(hop for hop in done["hops"] if hop["who"] == "app")
-    assert "both ways in it" in app["what"]
-    assert app["note"] == "the app's clock is unknown; there and back takes 1.5 ms"
+    assert app["what"] == "clock"
+    assert app["note"] == "with the ways there and back, for the app's clock is unknown; they take 1.5 ms"
 
 
 def test_what_nobody_measured_stays_open() -> None:

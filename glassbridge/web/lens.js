@@ -304,6 +304,7 @@ function showChanges() {
 /** hops: [{who, what, ms}], ms being the time since the hop before; null where nobody measured it. */
 function showExchange({ hops, total_ms: total }) {
   byId("exchange-hint").hidden = true;
+  byId("hop-note").textContent = hops.filter((hop) => hop.note && hop.ms != null).map((hop) => `${hop.who}: ${hop.note}.`).join(" ");
   byId("exchange-total").value = total == null ? "" : `${format(total)} in all`;
   byId("hops").replaceChildren(
     ...hops.map(({ who, what, ms, note }, index) => {

@@ -199,7 +199,13 @@ async def test_the_trace_shows_hops_filters_and_sends_an_event_again(
             async with opened(console, scene.cloud, "/trace") as page:
                 await page.locator(".trace li[data-kind]").first.wait_for()
                 await page.wait_for_timeout(5000)  # boot screen and notice have their time
-                await scene.anna.send("button_press", buttonId="main", pressType="short")
+                # As our edge does it: its clock first, and on every event the time when it happened.
+                clock = time.time() * 1000 - 3
+                await scene.anna.send(
+                    "ping", sentMs=1, clockMs=clock, offsetMs=0, errorMs=0.8, rttMs=5, audioMs=2
+                )
+                stamp = round(time.time() * 1000 - 3)
+                await scene.anna.send("button_press", buttonId="main", pressType="short", timestamp=stamp)
                 press = page.locator(".trace li[data-kind=from_glasses]", has_text="button_press")
                 await expect(press).to_have_count(1)
                 await expect(page.locator(".hops").first).to_contain_text("lens 140 ms")

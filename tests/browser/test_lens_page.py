@@ -158,6 +158,8 @@ async def test_an_input_that_nothing_takes_is_told(page: Page) -> None:
 async def test_a_phone_needs_no_sideways_scrolling(browser: Browser, dev: DevProcess) -> None:
     async for phone in open_page(browser, dev, 390, 844, 3.0):
         await expect(phone.locator("#lens-text")).not_to_be_empty(timeout=40_000)
+        await phone.locator("button[data-action=tap]").first.click()
+        await expect(phone.locator("#hops li").last).to_contain_text("lens", timeout=40_000)
         await phone.wait_for_timeout(LIT_AFTER_MS)
         assert await phone.evaluate("document.documentElement.scrollWidth") <= 390
         small = await phone.evaluate(

@@ -21,8 +21,8 @@ async def test_glasses_on_a_foreign_controller_are_found_and_used(tmp_path: Path
     (tmp_path / "glasses").mkdir()
     async with (
         simulator_process(tmp_path / "air", "--model", "nex", ports=2) as air,
-        simulator_process(
-            tmp_path / "glasses", "--model", "live", "--hci", air.ready["hci"][0], ports=0
+        simulator_process(  # another seed: the same one would give both devices one address
+            tmp_path / "glasses", "--model", "live", "--seed", "7", "--hci", air.ready["hci"][0], ports=0
         ) as glasses,
         cloud() as upstream,
         edge_process(

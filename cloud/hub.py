@@ -1202,6 +1202,9 @@ class Hub:
                 return  # every 2.4 s: the console shows the last one
             case "link_gave_up":
                 self._metrics.counter("dropped_total").labels(reason=detail["why"]).inc(detail["count"])
+            case "apps_missed":
+                self._metrics.counter("dropped_total").labels(reason="app_away").inc(detail["count"])
+                return
             case "notification_shed":
                 self._metrics.counter("dropped_total").labels(reason="notification_rate").inc()
                 return
@@ -1349,7 +1352,10 @@ class Hub:
         entry.streams[opened.stream_id] = _AudioStream(
             opened.package, opened.content_type, asyncio.Queue(AUDIO_CHUNKS_MAX + 1)
         )
-        url = f"{self._base_url()}/api/audio/stream/{entry.session.user_id}/{opened.stream_id}"
+        base, user_id = self._base_url(), entry.session.user_id
+        if self.cluster is not None:
+            base += f"/s/{session_key(user_id)}"  # a stream is no answer that another node could bring
+        url = f"{base}/api/audio/stream/{user_id}/{opened.stream_id}"
         ready = AudioStreamReady(stream_id=opened.stream_id, stream_url=url)
         self._loop.call_soon(self.feed, entry, entry.session.deliver, opened.package, ready)
 

@@ -27,6 +27,7 @@ from cloud.auth import AuthError, TokenVerifier, bearer
 from cloud.cluster.cluster import Cluster
 from cloud.cluster.fabric import Fabric
 from cloud.cluster.joining import open_fabric
+from cloud.cluster.rest import Elsewhere
 from cloud.cluster.webview_tokens import SharedWebviewTokens
 from cloud.config import CloudConfig, prepare_data_dir
 from cloud.glasses_socket import GlassesSocket
@@ -165,8 +166,11 @@ class Cloud:
         console = Console(self.services, has_lens=has_lens)
         self.hub.on_published = console.sample
         limits = config.limits
+        http_app = build_http_app(self.services, console=console, extra=self._extra_routes)
+        if self.hub.cluster is not None:
+            self.services.elsewhere = Elsewhere(self.hub.cluster, http_app)
         self.listener = Listener(
-            http_app=build_http_app(self.services, console=console, extra=self._extra_routes),
+            http_app=http_app,
             upgrade=self._upgrade,
             limits=Limits(
                 text_max=limits.text_bytes_max,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -54,6 +54,8 @@ class Cluster:
         self.edges: dict[str, EdgeSocket] = {}  # by socket id
         self.remote_deliveries = 0
         self.frames_lost = 0
+        #: Answers a REST request that another node hands on; set by `cloud.cluster.rest`.
+        self.answer_rest: Callable[[dict[str, Any], Reply], None] | None = None
         self.counts: dict[tuple[str, str], int] = {}
         self._by_connection: dict[int, RemoteApp] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,6 +104,11 @@ class Cluster:
         """An app's socket whose session has just left this node: `seen` is what it has been given."""
         return EdgeSocket(self, socket, connection, user_id, package, acknowledged=True, seen=seen)
 
+    def serves(self, user_id: str) -> bool:
+        """Whether this node owns the user's session."""
+        seat = self.seats.get(user_id)
+        return seat is not None and seat.machine.is_serving
+
     def send_to_app(self, connection_id: int, effect: fx.SendToApps) -> None:
         """A frame for a connection that is none of this node's sockets."""
         remote = self._by_connection.get(connection_id)
@@ -137,6 +144,8 @@ class Cluster:
                 self._attach(seat, request, reply)
             case "handoff":
                 seat.handoff_asked(request, reply)
+            case "rest" if self.answer_rest is not None:
+                self.answer_rest(request, reply)
             case _:
                 self.counted("unknown", "question")
                 reply(orjson.dumps({"v": 1, "ok": False, "epoch": seat.machine.epoch}))

@@ -5,17 +5,17 @@ Rules: a user id is never part of an address: it is hashed.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
+
+from wire.placement import session_key
 
 #: Every node listens here: records that changed, messages between users, who is there.
 EVERYBODY = "all.nodes"
 
 
 def sid_of(user_id: str) -> str:
-    """The session's name in addresses and records: 96 bits of a hash, so that no two users ever share one. (The shorter
-    key of `wire.placement` may be shared: it only says where to go.)"""
-    return hashlib.sha256(user_id.encode()).hexdigest()[:24]
+    """The session's name in addresses and records: the same that glasses and apps carry in their URLs."""
+    return session_key(user_id)
 
 
 def owner_key(sid: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from cloud.auth import (
     AdminAuth,
@@ -58,6 +58,8 @@ class Services:
     speech: SpeechService | None = None
     port: int | None = None
     siblings: Siblings | None = None
+    #: In a cluster: the answer of the node that owns the caller's session, None if this node answers.
+    elsewhere: Callable[[Any], Awaitable[Any]] | None = None
     monotonic: Callable[[], float] = time.monotonic
     #: An ordinary client makes a burst of about 20 requests at start, then a few a minute.
     requests: RateLimiter = field(default_factory=lambda: RateLimiter(rate=20, burst=100))

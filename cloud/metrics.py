@@ -51,7 +51,8 @@ TABLE: Final = (
     Line("unknown_messages_total", "counter", "Messages of unknown type, ignored.", ("direction",)),
     Line("malformed_messages_total", "counter", "Messages answered with an error.", ("direction",)),
     Line("events_delivered_total", "counter", "Events put on app sockets."),
-    # too_old, log_full: reliable messages of our edge's link; notification_rate; audio_stream; overload
+    # too_old, log_full: reliable messages of our edge's link; app_away: sound and interim texts for an app in grace;
+    # notification_rate; audio_stream; overload
     Line("dropped_total", "counter", "Messages dropped by their delivery class.", ("reason",)),
     # webhooks
     Line("webhook_seconds", "histogram", "Duration of webhooks.", ("kind",)),

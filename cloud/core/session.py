@@ -461,7 +461,10 @@ class Session:
             return []
         if not self.microphone.is_wanted:
             return self._machines.mic(self.microphone.unwanted_audio(now), now)
-        receivers = self.subscriptions.audio_receivers
+        subscriptions = self.subscriptions
+        if subscriptions.audio_missing:
+            self._delivery.missed += subscriptions.audio_missing
+        receivers = subscriptions.audio_receivers
         return [SendAudio(receivers, pcm)] if receivers else []
 
     def phone_message(self, message: Message, now: float) -> list[Effect]:

@@ -602,6 +602,9 @@ class SessionApps:
             each.made_up.clear()
         elif before is AppState.GRACE and after is AppState.CONNECTED:
             each.heard_until = float("inf")  # its own log has what it missed
+        if self._delivery.missed:
+            out.append(Record("apps_missed", {"count": self._delivery.missed}))
+            self._delivery.missed = 0
         self._agenda.announce(now)
         if after is AppState.CONNECTED:
             if not each.present:

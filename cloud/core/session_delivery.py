@@ -33,6 +33,7 @@ MISSED_BYTES_MAX: Final = 4096
 # Looking up a member of an Enum costs 50 ns (CPython 3.11), a tenth of a delivery.
 _RELIABLE: Final = Delivery.RELIABLE
 _LATEST: Final = Delivery.LATEST
+_LOSSY: Final = Delivery.LOSSY
 _CONNECTED: Final = AppState.CONNECTED
 _GRACE: Final = AppState.GRACE
 
@@ -41,8 +42,8 @@ class AppDelivery:
     """`apps` holds every app of the session; `session_apps` adds and removes."""
 
     __slots__ = (
-        "_agenda", "_answered", "_count", "_place", "_recent", "apps", "clock", "named", "proof_at", "source", "stream",
-        "subscriptions",
+        "_agenda", "_answered", "_count", "_place", "_recent", "apps", "clock", "missed", "named", "proof_at",
+        "source", "stream", "subscriptions",
     )  # fmt: skip
 
     def __init__(self, subscriptions: Subscriptions, clock: WallClock, agenda: Agenda) -> None:
@@ -50,6 +51,7 @@ class AppDelivery:
         self.clock = clock
         self._agenda = agenda
         self.apps: dict[str, SessionApp] = {}
+        self.missed = 0  # lossy frames for apps that were away, since they were counted last
         self.proof_at: float | None = None  # the next app that must be asked what it has received
         self._recent: deque[tuple[float, EventKey | str, bytes]] = deque(maxlen=MISSED_MAX)
         self._answered = float("-inf")  # when the newest event came that an app has answered on the display
@@ -122,6 +124,8 @@ class AppDelivery:
                 )
             if reliable:
                 self._remember(route.packages, payload, now, out, name)
+            elif delivery is _LOSSY:
+                self.missed += len(route.packages) - len(route.connection_ids)
         return out
 
     def answered(self, package: str, at: float) -> float | None:

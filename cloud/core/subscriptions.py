@@ -79,6 +79,7 @@ class Subscriptions:
         self._phone: list[Subscription] = []
         self._routes: dict[EventKey | str, tuple[Route, ...]] = {}
         self.audio_receivers: tuple[int, ...] = ()
+        self.audio_missing = 0  # apps that want sound and have no connection at the moment
 
     # ------------------------------------------------------------------------------------------------ inputs
 
@@ -250,11 +251,13 @@ class Subscriptions:
 
     def _reroute(self) -> None:
         self._routes.clear()
-        self.audio_receivers = tuple(
+        wanting = [
             app.connection_id
             for app in self._apps.values()
-            if app.connection_id is not None and any(s.stream == "audio_chunk" for s in app.effective)
-        )
+            if any(s.stream == "audio_chunk" for s in app.effective)
+        ]
+        self.audio_receivers = tuple(c for c in wanting if c is not None)
+        self.audio_missing = len(wanting) - len(self.audio_receivers)
 
 
 def envelope_prefix(session_id: str, stream_type: str) -> bytes:

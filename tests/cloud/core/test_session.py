@@ -272,6 +272,27 @@ def test_the_initial_empty_list_of_the_sdk_does_not_flicker_the_microphone() -> 
 
 
 @pytest.mark.failure("CON-16")
+def test_what_flows_while_an_app_is_away_is_dropped_and_counted() -> None:
+    shell = Shell()
+    glasses = shell.glasses()
+    app = shell.app(PACKAGE, "audio_chunk", "transcription:en-US")
+    interim = {"type": "transcription", "text": "so", "isFinal": False, "transcribeLanguage": "en-US"}
+
+    def flow(count: int) -> None:
+        for _ in range(count):
+            shell.do(shell.session.speech(interim, shell.now))
+            shell.do(shell.session.glasses_audio(glasses, bytes(640), shell.now))
+
+    flow(3)
+    shell.do(shell.session.app_lost(PACKAGE, app, shell.now))
+    flow(20)
+    again = shell.join(PACKAGE)
+    flow(2)
+    assert [r.detail for r in shell.of(fx.Record) if r.kind == "apps_missed"] == [{"count": 40}]
+    assert len(shell.events(again, "transcription:en-US")) == 2
+
+
+@pytest.mark.failure("CON-16")
 def test_presses_during_an_app_s_short_absence_arrive_once_and_in_order() -> None:
     shell = Shell()
     glasses = shell.glasses()

@@ -45,6 +45,7 @@ static struct {
 static int ep;
 static conn **glasses, **apps;
 static char **users, **tokens;
+static char (*app_paths)[64]; /* of each session, as its webhook gave it: it may say where the session is */
 static long ready_glasses, ready_apps, opening;
 static unsigned long long delivered, sent, bytes_in, failures;
 static int *apps_asked; /* of each session */
@@ -156,7 +157,8 @@ static conn *open_socket(enum kind kind, int session, int app)
     int n = snprintf(text, sizeof text,
                      "GET %s%s%s%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                     kind == GLASSES ? "/glasses-ws?token=" : "/app-ws", kind == GLASSES ? tokens[session] : "",
+                     kind == GLASSES ? "/glasses-ws?token=" : app_paths[session][0] ? app_paths[session] : "/app-ws",
+                     kind == GLASSES ? tokens[session] : "",
                      kind == GLASSES ? "&u=" : "", kind == GLASSES ? users[session] : "", "", opt.port);
     buffer_append(&c->out, text, (size_t)n);
     return c;
@@ -301,6 +303,9 @@ static void on_webhook(conn *c)
             int session = by_bench_name(text, "\"userId\":\"bench") - opt.first;
             int app = by_bench_name(text, "-com.bench.a");
             if (session >= 0 && session < opt.sessions && app >= 0 && app < opt.apps) {
+                const char *url = strstr(text, "\"mentraOSWebsocketUrl\":\"ws://");
+                const char *path = url ? strchr(url + 29, '/') : NULL;
+                if (path) snprintf(app_paths[session], sizeof *app_paths, "%.*s", (int)strcspn(path, "\""), path);
                 conn **at = &apps[session * opt.apps + app];
                 if (!*at || (*at)->phase == CLOSED) *at = open_socket(APP, session, app);
             }
@@ -486,6 +491,7 @@ static void run_for(double seconds)
 static void read_tokens(void)
 {
     users = calloc((size_t)opt.sessions, sizeof *users);
+    app_paths = calloc((size_t)opt.sessions, sizeof *app_paths);
     tokens = calloc((size_t)opt.sessions, sizeof *tokens);
     FILE *f = opt.tokens ? fopen(opt.tokens, "r") : NULL;
     if (opt.tokens && !f) die(opt.tokens);

@@ -1,27 +1,29 @@
 """The cloud as `glassbridge cloud run` starts it, with users and apps already registered, for benchmarks.
 
 Rules: nothing of the product is switched off. Only limits that guard against a single user's excess are raised, because a
-benchmark is one. Arguments: a data directory, the number of users, the number of apps, the webhook's port, the port.
+benchmark is one. Arguments: a data directory, the number of users, the number of apps, the webhook's port, the port, and
+further settings as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
 from cloud.auth import TokenVerifier, hash_api_key
-from cloud.config import DATABASE_FILE, CloudConfig, prepare_data_dir
+from cloud.config import CloudConfig
 from cloud.server import run
+from cloud.store.open import open_store
 from cloud.store.records import AppRecord, AppType, Permission
-from cloud.store.sqlite import SqliteStore
 
 SECRET = "bench-secret-of-at-least-32-bytes!"
 KEY = "bench-key"
 
 
-async def prepare(directory: Path, apps: int, webhook_port: int) -> None:
-    store = await SqliteStore.open(prepare_data_dir(directory) / DATABASE_FILE)
+async def prepare(config: CloudConfig, apps: int, webhook_port: int) -> None:
+    store = await open_store(config)
     for number in range(apps):
         await store.put_app(
             AppRecord(
@@ -40,7 +42,6 @@ async def prepare(directory: Path, apps: int, webhook_port: int) -> None:
 
 def main() -> int:
     directory, users, apps, webhook_port, port = Path(sys.argv[1]), *map(int, sys.argv[2:6])
-    asyncio.run(prepare(directory, apps, webhook_port))
     verifier = TokenVerifier([SECRET])
     with (directory / "tokens").open("w") as out:
         for number in range(users):
@@ -60,9 +61,11 @@ def main() -> int:
             "limits.unauthenticated_max": 20_000,
             "limits.audio_frames_per_second": 1_000_000,
             "log.level": "warning",
+            **(json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}),
         },
         env={},
     )
+    asyncio.run(prepare(config, apps, webhook_port))
     return run(config, json_ready=True)
 
 

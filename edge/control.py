@@ -238,6 +238,12 @@ _ARM_GAUGES = (
     ),
     ("rssi", "glassbridge_edge_arm_rssi_dbm", "Signal strength of the last advertisement.", 1.0),
     ("ack_ms", "glassbridge_edge_arm_ack_seconds", "Smoothed time from a packet to its answer.", 0.001),
+    (
+        "bytes_per_second",
+        "glassbridge_edge_arm_link_bytes_per_second",
+        "What the link carried when a bulk transfer measured it last.",
+        1.0,
+    ),
     ("queued", "glassbridge_edge_arm_queued_commands", "Commands waiting in front of the arm.", 1.0),
 )
 _ARM_COUNTERS = (

@@ -102,6 +102,8 @@ def _use(arm: dict[str, Any]) -> str:
     ]
     if arm["ack_ms"] is not None:
         parts.append(f"answers in {arm['ack_ms']:.0f} ms")
+    if arm["bytes_per_second"] is not None:
+        parts.append(f"the link carries {_bytes(arm['bytes_per_second'])} a second")
     rate = arm["battery_per_hour"]
     if rate is not None and rate > 0 and arm["battery"] is not None:
         parts.append(f"battery -{rate:.1f} % an hour, {arm['battery'] / rate:.0f} h left")

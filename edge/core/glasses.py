@@ -1103,6 +1103,9 @@ class Glasses:
                     "ack_ms": round(link.writer.ack_time * 1000, 1)
                     if link.writer.ack_time is not None
                     else None,
+                    "bytes_per_second": round(link.writer.link_rate)
+                    if link.writer.link_rate is not None
+                    else None,
                     "queued": link.writer.queued,
                     "connects": link.connects,
                     "display_version": self.shown_on(arm),

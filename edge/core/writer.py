@@ -2,7 +2,9 @@
 
 Rules: pure. At most one ATT write is in the stack's hands. HEARTBEAT goes before CONTROL before BULK; a heartbeat also
 goes between the packets of the other two. An answer is credited only to the packet that waits for its key. Every wait
-has a deadline; every queue has a bound. A bulk command that has not begun is replaced whole by a newer one.
+has a deadline; every queue has a bound. A bulk command that has not begun is replaced whole by a newer one. Packets that
+ask for no confirmation are paced by the link itself: after so many bytes one of them asks for one, and how long that took
+says how many bytes may follow.
 """
 
 from __future__ import annotations
@@ -54,6 +56,13 @@ class WriterTiming:
     refused: float = 0.2
     #: Failure catalogue BLE-03. Settings and questions; display text never queues here.
     queue_max: int = 64
+    #: Unconfirmed bytes wait in the stack, and a heartbeat behind them. They may take this long to go out: a heartbeat's
+    #: answer is waited for 1.5 s.
+    window: float = 0.25
+    #: Bounds of that window in bytes. Least: four packets of the largest kind, or the link would wait after each one.
+    #: Most: what 0.25 s carry on the fastest link (170 kB/s).
+    window_min: int = 2048
+    window_max: int = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,8 @@ class _Progress:
     deadline: float | None = None  # of the write, then of the answer, then of the pause
     began: float | None = None
     refused: bool = False
+    confirmed: bool = True  # whether the packet in the stack's hands asked for a confirmation
+    sent: float = 0.0  # when the stack got it
 
 
 class Writer:
@@ -134,6 +145,12 @@ class Writer:
         self.packets_rate = PerMinute()
         self.retries = 0
         self.stray_replies = 0
+        self.window = self.timing.window_min  # unconfirmed bytes that the link may hold
+        self.link_rate: float | None = (
+            None  # bytes a second, from the last confirmation that stood behind a window
+        )
+        self._unconfirmed = 0
+        self._window_began = 0.0
         self._open = False
         self._control: deque[tuple[Command, int]] = deque()
         self._bulk: tuple[Command, int] | None = None
@@ -148,6 +165,9 @@ class Writer:
         """A fresh link that carries `payload_max` bytes in one ATT write."""
         effects = self.closed(now)
         self.payload_max = payload_max
+        self.window = self.timing.window_min
+        self.link_rate = None
+        self._unconfirmed = 0
         self._open = True
         return effects
 
@@ -198,6 +218,7 @@ class Writer:
         if fault is not None:
             return self._break(fault, now)
         packet = progress.packets[progress.index]
+        self._measure(len(packet.data), progress, now)
         self.written_packets += 1
         self.written_bytes += len(packet.data)
         self.packets_rate.add(1, now)
@@ -321,7 +342,24 @@ class Writer:
             progress.began = now
         if progress is self._current:
             self._move(WriterState.WAITING_ACK)
-        return [PutOnAir(self._next_write, packet.data, packet.response, packet.char)]
+        progress.confirmed = packet.response or self._unconfirmed + len(packet.data) > self.window
+        progress.sent = now
+        return [PutOnAir(self._next_write, packet.data, progress.confirmed, packet.char)]
+
+    def _measure(self, size: int, progress: _Progress, now: float) -> None:
+        """Learn from a confirmation how fast the link empties what was unconfirmed before it."""
+        if not progress.confirmed:
+            if not self._unconfirmed:
+                self._window_began = progress.sent
+            self._unconfirmed += size
+            return
+        took = now - self._window_began
+        if self._unconfirmed >= self.timing.window_min // 2 and took > 0:
+            # Less than that measures the interval of the link and not its rate.
+            self.link_rate = (self._unconfirmed + size) / took
+            wanted = int(self.link_rate * self.timing.window)
+            self.window = max(self.timing.window_min, min(self.timing.window_max, wanted))
+        self._unconfirmed = 0
 
     def _advance(self, progress: _Progress, packet: Packet, now: float) -> list[WriterEffect]:
         """A packet is delivered: the next one, or the end."""

@@ -315,3 +315,78 @@ def test_what_the_link_cannot_carry_is_refused_with_what_it_needs_and_never_writ
     assert ended.outcome is Outcome.UNSUPPORTED
     assert ended.reason == "text: needs an MTU of 104, this link has 103"
     assert w.state is WriterState.IDLE
+
+
+# ------------------------------------------------------------------------------------------- pace of the link itself
+
+
+class SlowLink:
+    """A stack that takes unconfirmed packets at once and puts them on the air at `rate` bytes a second, in order."""
+
+    def __init__(self, rate: float, interval: float = 0.015) -> None:
+        self.rate, self.interval = rate, interval
+        self.free_at = 0.0  # when everything taken so far is out
+        self.delays: list[float] = []
+        self.confirmed = 0
+
+    def take(self, effect: PutOnAir, now: float) -> float:
+        """When the stack reports back."""
+        self.delays.append(max(0.0, self.free_at - now))
+        self.free_at = max(self.free_at, now) + len(effect.data) / self.rate
+        if not effect.response:
+            return now + 0.001
+        self.confirmed += 1
+        return self.free_at + self.interval
+
+
+def stream(w: Writer, link: SlowLink, count: int) -> float:
+    """`count` packets of 200 bytes that ask for no confirmation; when the last one was confirmed."""
+    packets = [Packet(bytes(200), response=i == count - 1) for i in range(count)]
+    now, effects = 0.0, w.submit(Command("bulk", lambda _: packets, lane=Lane.BULK, tries=1), 1, 0.0)
+    for _ in range(10 * count):
+        out = [e for e in effects if isinstance(e, PutOnAir)]
+        if not out:
+            break
+        now = link.take(out[0], now)
+        effects = w.written(out[0].write_id, None, now)
+    assert done(effects) == [(1, Outcome.OK)]
+    return now
+
+
+@pytest.mark.failure("BLE-04")
+@pytest.mark.failure("BLE-05")
+@pytest.mark.parametrize("rate", [5_000.0, 20_000.0, 48_000.0, 97_000.0])
+def test_what_waits_in_the_stack_is_what_the_link_carries_in_a_quarter_second(rate: float) -> None:
+    w, link = writer(), SlowLink(rate)
+    w.payload_max = 244
+    stream(w, link, 400)
+    # A heartbeat put in at any moment would wait for no more than that.
+    assert max(link.delays) < max(0.25, w.timing.window_min / rate) + 0.1
+    assert w.link_rate is not None
+    assert 0.5 * rate < w.link_rate < 1.1 * rate, "the rate is measured"
+
+
+def test_a_fast_link_is_not_held_up_by_confirmations() -> None:
+    w, link = writer(), SlowLink(97_000.0)
+    w.payload_max = 244
+    took = stream(w, link, 400)
+    assert took < 1.15 * 400 * 200 / 97_000.0
+    assert link.confirmed < 15
+
+
+def test_a_new_link_is_measured_anew() -> None:
+    w = writer()
+    w.payload_max = 244
+    stream(w, SlowLink(97_000.0), 400)
+    assert w.window > w.timing.window_min
+    w.opened(244, 100.0)
+    assert (w.window, w.link_rate) == (w.timing.window_min, None)
+
+
+def test_short_commands_are_confirmed_or_not_as_their_driver_says() -> None:
+    w = writer()
+    effects = w.submit(Command("two", lambda _: [Packet(b"a", response=False), Packet(b"b")]), 1, 0.0)
+    assert [e.response for e in effects if isinstance(e, PutOnAir)] == [False]
+    effects = w.written(wid(effects), None, 0.001)
+    assert [e.response for e in effects if isinstance(e, PutOnAir)] == [True]
+    assert w.link_rate is None, "two bytes measure nothing"

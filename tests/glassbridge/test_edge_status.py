@@ -14,6 +14,7 @@ from glassbridge.output import CommandError, Exit
 
 def arm(state: str = "ready", reason: str | None = None) -> dict[str, Any]:
     radio = {"writes_per_minute": 7.4, "bytes_per_minute": 1240, "ack_ms": 31.2, "battery_per_hour": None}
+    radio |= {"bytes_per_second": None}
     return {"state": state, "reason": reason, "battery": 87, "rssi": -52, **radio}
 
 
@@ -50,6 +51,7 @@ def test_two_arms_join_at_the_edge() -> None:
     [(None, "31 ms"), (5.8, "battery -5.8 % an hour, 15 h left"), (0.0, "battery holds its level")],
 )
 def test_what_the_radio_does_stands_beside_what_it_costs(rate: float | None, words: str) -> None:
+    assert "the link carries 31.0 kB a second" in draw(status(main={**arm(), "bytes_per_second": 31_000}))
     picture = draw(status(main={**arm(), "battery_per_hour": rate}))
     assert picture.splitlines()[-1].endswith(words)
 

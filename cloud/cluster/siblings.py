@@ -1,4 +1,4 @@
-"""What the workers of one machine say together: one page of metrics, and who of them answers.
+"""What the workers of one machine say and do together: one page of metrics, who of them answers, one drain.
 
 Rules: each worker is asked over the fabric when the page is; one that does not answer in time is missing from it, and said to
 be. Series keep their names and get the label `worker`.
@@ -7,7 +7,7 @@ be. Series keep their names and get the label `worker`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from cloud.cluster.fabric import Fabric, NoOne, Reply, Unavailable
@@ -16,15 +16,26 @@ from cloud.metrics import PREFIX, Metrics
 
 #: A scrape waits so long for the slowest worker, seconds; scrapers give up after 10.
 PATIENCE: Final = 2.0
+#: What a worker is asked.
+_METRICS: Final = b"metrics"
+_DRAIN: Final = b"drain"
 
 
 class Siblings:
     """Implements `cloud.http.services.Siblings`. `await start()` first."""
 
     def __init__(
-        self, fabric: Fabric, handover: Handover, metrics: Metrics, group: str, workers: int
+        self,
+        fabric: Fabric,
+        handover: Handover,
+        metrics: Metrics,
+        group: str,
+        workers: int,
+        on_drain: Callable[[], object],
     ) -> None:
-        """`group`: what the addresses of these workers share, so that several machines keep apart."""
+        """`group`: what the addresses of these workers share, so that several machines keep apart. `on_drain`: another
+        one was told to drain, which means all."""
+        self._on_drain = on_drain
         self._fabric = fabric
         self._handover = handover
         self._metrics = metrics
@@ -36,10 +47,18 @@ class Siblings:
 
     async def start(self) -> None:
         def asked(data: bytes, reply: Reply | None) -> None:
-            if reply is not None:
+            if data == _METRICS and reply is not None:
                 reply(self._metrics.text())
+            elif data == _DRAIN:
+                self._on_drain()
 
         await self._fabric.listen(self._address(self._handover.me), asked)
+
+    def drain(self) -> None:
+        """Tell the others to drain too."""
+        for number in self._numbers:
+            if number != self._handover.me:
+                self._fabric.send(self._address(number), _DRAIN)
 
     @property
     def silent(self) -> list[int]:
@@ -54,7 +73,7 @@ class Siblings:
 
     async def _ask(self, number: int) -> bytes | None:
         try:
-            return await self._fabric.ask(self._address(number), b"metrics", PATIENCE)
+            return await self._fabric.ask(self._address(number), _METRICS, PATIENCE)
         except (NoOne, Unavailable, TimeoutError):
             return None
 

@@ -82,7 +82,14 @@ async def _serve(start: WorkerStart, channel: socket.socket) -> int:
         if supported():
             handover.start()
             cloud.listener.give_away = handover.give_away
-        siblings = Siblings(fabric, handover, cloud.metrics, start.group, start.workers)
+        siblings = Siblings(
+            fabric,
+            handover,
+            cloud.metrics,
+            start.group,
+            start.workers,
+            on_drain=lambda: cloud.hub.own(cloud.hub.drain()),
+        )
         await siblings.start()
         cloud.services.siblings = siblings
         _publish(cloud, handover, start)

@@ -32,6 +32,9 @@ class Siblings(Protocol):
     async def metrics(self, own: bytes) -> bytes:
         """The text form of all of them; `own` is this process's."""
 
+    def drain(self) -> None:
+        """Tell the others to drain too."""
+
     @property
     def silent(self) -> list[int]:
         """Numbers of those that do not answer now."""

@@ -78,6 +78,9 @@ async def test_of_several_workers_the_silent_ones_are_named_and_the_page_is_ever
         async def metrics(self, own: bytes) -> bytes:
             return own + b"# and the others\n"
 
+        def drain(self) -> None:
+            raise AssertionError("nobody asked for it")
+
     async with http_world(tmp_path) as world:
         world.services.siblings = Siblings()
         answer = await world.get("/readyz")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,11 @@ async def test_a_worker_that_does_not_answer_is_missing_and_said_to_be() -> None
     engine = await LocalEngine.open()
     with tempfile.TemporaryDirectory(prefix="gb-") as directory:
         handovers = [Handover(Path(directory), number, 3, never) for number in (0, 1)]
-        siblings = [Siblings(engine.node(), handover, Metrics(), "group", 3) for handover in handovers]
+        drained: list[int] = []
+        siblings = [
+            Siblings(engine.node(), handover, Metrics(), "group", 3, partial(drained.append, handover.me))
+            for handover in handovers
+        ]
         for handover, one in zip(handovers, siblings, strict=True):
             handover.start()
             await one.start()
@@ -58,6 +63,8 @@ async def test_a_worker_that_does_not_answer_is_missing_and_said_to_be() -> None
             page = (await siblings[0].metrics(Metrics().text())).decode()
         up = {line for line in page.splitlines() if line.startswith("glassbridge_worker_up{")}
         assert up == {f'glassbridge_worker_up{{worker="{n}"}} {v}' for n, v in ((0, 1.0), (1, 1.0), (2, 0.0))}
+        siblings[0].drain()
+        await until(lambda: drained == [1], "the other one to be told")
         for handover in handovers:
             await handover.close()
     await engine.close()

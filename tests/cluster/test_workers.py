@@ -99,6 +99,21 @@ async def test_sigterm_drains_all_and_leaves_no_process(tmp_path: Path) -> None:
         assert not [pid for pid in family if alive(pid)]
 
 
+async def test_an_administrators_drain_is_for_all_workers(tmp_path: Path) -> None:
+    async with workers(tmp_path, 2) as running, AsyncExitStack() as stack:
+        phones = [
+            await stack.enter_async_context(running.phone(users_of(running, number, 1)[0]))
+            for number in (0, 1)
+        ]
+        for phone in phones:
+            await phone.next("connection_ack")
+        assert (await running.http.post("/api/admin/drain")).status_code == 202
+        await until(lambda: all(phone.closed for phone in phones), "both to be told", 15)
+        assert [phone.closed[0] for phone in phones if phone.closed] == [1012, 1012]
+        for _ in range(10):
+            assert (await running.http.get("/readyz")).status_code == 503
+
+
 async def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path) -> None:
     async with workers(tmp_path, 2) as running:
         family = children(running.process.pid)

@@ -59,7 +59,7 @@ def test_what_the_radio_does_stands_beside_what_it_costs(rate: float | None, wor
 def test_watching_waits_for_a_daemon_that_is_away_and_shows_it_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers: list[dict[str, Any]] = [{"status": status(main=arm())}]
+    answers: list[dict[str, Any]] = [{"ok": True, "status": status(main=arm())}]
 
     def ask_daemon(path: Path, request: dict[str, Any]) -> dict[str, Any]:
         if not answers:
@@ -71,7 +71,7 @@ def test_watching_waits_for_a_daemon_that_is_away_and_shows_it_when_it_is_back(
     follow(tmp_path / "edge.sock", as_json=False, rounds=2)
     out = capsys.readouterr().out
     assert out.index("Even Realities G1 · ready") < out.index("nobody listens") < out.index("looking again")
-    answers.append({"status": status(main=arm())})
+    answers.append({"ok": True, "status": status(main=arm())})
     follow(tmp_path / "edge.sock", as_json=True, rounds=2)
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["wearers"][0]["glasses"]["state"] == "ready"

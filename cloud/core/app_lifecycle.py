@@ -418,7 +418,8 @@ class AppLifecycle:
         self._wrong_key = True
 
     def identified(self, connection_id: int, now: float) -> list[Effect]:
-        """A socket has proven to be this app. Accepted while the app is wanted and expected."""
+        """A socket has proven to be this app. Accepted while the app is wanted and expected. Ids of sockets grow as they
+        are opened."""
         welcome = self.wanted and (
             self.state in (AppState.LOADING, AppState.CONNECTING, AppState.CONNECTED, AppState.GRACE)
             or (self.state is AppState.ERROR and self._is_late_but_welcome(now))
@@ -431,6 +432,10 @@ class AppLifecycle:
                 )
             ]
         effects: list[Effect] = []
+        if self.connection_id is not None and connection_id < self.connection_id:
+            # Opened before the present one and only now heard of: of an instance that was given up, or of an attempt
+            # that a slow network kept. There is no code behind it any more.
+            return [CloseSocket(connection_id, CloseCode.POLICY, "replaced")]
         if self.connection_id is not None and self.connection_id != connection_id:
             # Newest wins. 1008: an SDK instance that was replaced stays away (wire spec 3.11).
             effects.append(CloseSocket(self.connection_id, CloseCode.POLICY, "replaced"))

@@ -476,7 +476,8 @@ class SessionApps:
         if not self.loaded:
             out: list[Effect] = []
             if package in self._early_apps:
-                out.append(CloseApp(self._early_apps[package], CloseCode.POLICY, "replaced"))
+                older, connection_id = sorted((self._early_apps[package], connection_id))
+                out.append(CloseApp(older, CloseCode.POLICY, "replaced"))
             self._early_apps[package] = connection_id
             return out
         return self.moved(each, each.life.identified(connection_id, now), now)

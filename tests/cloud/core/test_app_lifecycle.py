@@ -323,3 +323,19 @@ def test_any_sequence_of_inputs_keeps_the_invariants(seed: int, steps: int) -> N
         ):  # fmt: skip
             assert app.deadline is not None
         assert (app.connection_id is not None) or app.state is not AppState.CONNECTED
+
+
+@pytest.mark.failure("CON-02")
+@pytest.mark.failure("APP-14")
+def test_a_socket_opened_before_the_present_one_is_no_newer_for_being_heard_of_later() -> None:
+    """A slow network delivered the init of an instance that its app server has long given up (seed 401891)."""
+    app = new()
+    app.start(0.0)
+    app.loaded(app.cycle, 0.0)
+    app.identified(5, 9.0)
+    effects = app.identified(4, 11.0)
+    assert effects == [life.CloseSocket(4, 1008, "replaced")]
+    assert app.connection_id == 5
+    assert app.lost(4, 11.1) == []
+    assert app.state is AppState.CONNECTED
+    assert "Accepted" in kinds(app.identified(6, 12.0)), "a newer one still wins"

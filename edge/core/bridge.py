@@ -87,8 +87,9 @@ class BridgeTiming:
     mic_off: float = 75.0
     #: Facts that change together make one status message.
     status: float = 0.2
-    #: Shortest time between two pictures of an animation; a G1 takes 0.6 to 1 s for one.
+    #: Shortest time between two pictures of an animation; a G1 takes 0.6 to 1 s for one, and then its link rests.
     frame_min: float = 0.2
+    frame_rest_max: float = 1.0  # after a picture that an outage held up, too
     #: Remembered requests for photos, until their picture has been handed on. Apps wait 30 s.
     photos_max: int = 8
     photo_wait: float = 30.0
@@ -167,6 +168,8 @@ class Bridge:
         self._waiting: OrderedDict[int, _View] = OrderedDict()
         self._frame_at: float | None = None
         self._frame = 0
+        self._frame_began = 0.0
+        self._frame_version = 0
         self._photos: OrderedDict[str, _Photo] = OrderedDict()
         self._was_connected: bool | None = None
         self._notifications = (
@@ -415,8 +418,8 @@ class Bridge:
         if view is None:
             return self._drive(self.glasses.want(profile.Show(profile.Blank()), now), now)
         if isinstance(view.layout, BitmapAnimation):
-            self._frame = 0
-            self._frame_at = now + self._interval(view.layout)
+            self._frame, self._frame_began = 0, now
+            self._frame_version = self.glasses.display_version + 1
         # The screen's next version belongs to this view; said first, for the answer may come at once.
         self._waiting[self.glasses.display_version + 1] = view
         effects: list[BridgeEffect] = []
@@ -431,22 +434,40 @@ class Bridge:
     def _interval(self, animation: BitmapAnimation) -> float:
         return max(self.timing.frame_min, animation.interval / 1000)
 
+    def _frame_done(self, done: DisplayDone) -> None:
+        """A frame has reached the lens: when the next one may go. After it the link rests for a quarter of the time that
+        it took, so that captions and settings never find it taken for good."""
+        view = self._views.get(self._visible())
+        if view is None or not isinstance(view.layout, BitmapAnimation) or done.version < self._frame_version:
+            return
+        last = not view.layout.repeat and self._frame == len(view.layout.frames) - 1
+        if last or done.outcome is Outcome.UNSUPPORTED:
+            return
+        interval = self._interval(view.layout)
+        turn = self._frame_began + (int((done.ended - self._frame_began) / interval) + 1) * interval
+        busy = done.ended - done.began if done.began is not None else 0.0
+        self._frame_at = max(turn, done.ended + min(busy / 4, self.timing.frame_rest_max))
+
     def _next_frame(self, now: float) -> list[BridgeEffect]:
+        """The frame whose turn it is by the clock; those that the link had no time for are left out."""
         self._frame_at = None
         view = self._views.get(self._visible())
         if self._notice_shown or view is None or not isinstance(view.layout, BitmapAnimation):
             return []
-        self._frame += 1
-        if self._frame >= len(view.layout.frames):
-            if not view.layout.repeat:
-                return []
-            self._frame = 0
-        self._frame_at = now + self._interval(view.layout)
-        return self._drive(self.glasses.want(profile.Show(_to_profile(view.layout, self._frame)), now), now)
+        interval, count = self._interval(view.layout), len(view.layout.frames)
+        number = int((now - self._frame_began) / interval + 1e-6)
+        frame = number % count if view.layout.repeat else min(number, count - 1)
+        if frame == self._frame:
+            self._frame_at = self._frame_began + (number + 1) * interval  # the same again: nothing to send
+            return []
+        self._frame = frame
+        self._frame_version = self.glasses.display_version + 1
+        return self._drive(self.glasses.want(profile.Show(_to_profile(view.layout, frame)), now), now)
 
     def _displayed(self, done: DisplayDone, now: float) -> list[BridgeEffect]:
         if done.outcome is Outcome.OK:
             self.last_display = done.ended
+        self._frame_done(done)
         effects: list[BridgeEffect] = []
         while self._waiting and next(iter(self._waiting)) <= done.version:
             version, view = self._waiting.popitem(last=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 
 import pytest
 from PIL import Image
@@ -155,6 +156,72 @@ def test_an_animation_runs_through_its_frames_and_stops_when_replaced() -> None:
     world.run(10)
     assert world.arms[L].shows == "done"
     assert len([raw for _, raw in world.arms[L].heard if raw[0] == 0x16]) <= len(shows) + 1
+
+
+def pictures_at(world: World) -> list[float]:
+    return [at for at, raw in world.arms[L].heard if raw[0] == 0x16]
+
+
+@pytest.mark.failure("DSP-01")
+@pytest.mark.parametrize("interval", [50, 300, 1000])
+def test_an_animation_leaves_some_of_the_link_free_and_keeps_moving(interval: int) -> None:
+    world = ready()
+    frames = [picture(0), picture(1), picture(0), picture(1), picture(0)]
+    layout = {"layoutType": "bitmap_animation", "frames": frames, "interval": interval, "repeat": True}
+    world.say(type="display_event", packageName="a", view="main", layout=layout)
+    world.run(30)
+    heard = [each for fake in world.arms.values() for each in fake.heard]
+    data = sorted(at for at, raw in heard if raw[0] in (0x15, 0x20, 0x16))
+    gaps = [after - before for before, after in itertools.pairwise(data)]
+    resting = sum(gap for gap in gaps if gap > 0.1)
+    assert resting > 0.15 * 30, "the link is not kept busy"
+    assert len(pictures_at(world)) >= 8, "and it moves"
+    asked = world.now
+    world.show("a caption in between")
+    world.run(3)
+    assert world.arms[L].shows == "a caption in between"
+    assert world.arms[L].pages[-1][0] - asked < 1.6, "one picture's time at most"
+
+
+def test_an_animation_that_does_not_repeat_ends_with_its_last_frame_however_slow_the_link() -> None:
+    world = ready()
+    frames = [picture(0), picture(1), picture(0), picture(1)]
+    layout = {"layoutType": "bitmap_animation", "frames": frames, "interval": 200, "repeat": False}
+    world.say(type="display_event", packageName="a", view="main", layout=layout)
+    world.run(20)
+    count = len(pictures_at(world))
+    assert 2 <= count <= 4
+    last = [raw for _, raw in world.arms[L].heard if raw[0] == 0x16][-1]
+    world.run(20)
+    assert len(pictures_at(world)) == count
+    world.say(
+        type="display_event",
+        packageName="a",
+        view="main",
+        layout={"layoutType": "bitmap_view", "data": picture(1)},
+    )
+    world.run(3)
+    assert [raw for _, raw in world.arms[L].heard if raw[0] == 0x16][-1] == last, "it was the last frame"
+
+
+def test_an_animation_waits_while_the_glasses_are_away_and_goes_on_after() -> None:
+    world = ready()
+    layout = {
+        "layoutType": "bitmap_animation",
+        "frames": [picture(0), picture(1)],
+        "interval": 500,
+        "repeat": True,
+    }
+    world.say(type="display_event", packageName="a", view="main", layout=layout)
+    world.run(5)
+    for arm in world.arms:
+        world.drop(arm, gone=True)
+    world.run(30)
+    for fake in world.arms.values():
+        fake.advertising = True
+    before = len(pictures_at(world))
+    world.run(40)
+    assert len(pictures_at(world)) > before + 4
 
 
 def test_a_picture_that_cannot_be_read_is_told_to_the_developer() -> None:

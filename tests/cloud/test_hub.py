@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +14,21 @@ from typing import Any
 import orjson
 import pytest
 
-from cloud.app_socket import Claim
+from cloud.app_socket import AppSocket, Claim
+from cloud.auth import Identity, hash_api_key
+from cloud.connection import Connection
 from cloud.core.app_lifecycle import AppLifecycle, AppState
 from cloud.core.endpoints import EndpointLimits, Endpoints
 from cloud.core.session import SessionState
+from cloud.glasses_socket import GlassesSocket
 from cloud.hub import _claimed_user, short
 from cloud.server import Cloud
 from cloud.store.base import StoreError
+from cloud.store.records import AppRecord, AppType
+from cloud.webhooks import WebhookError, WebhookResult
 from tests.support.app_server import FakeApp
 from tests.support.cloud import USER, phone, register, running, subscribed
-from tests.support.hot_path import frame, hot_path
+from tests.support.hot_path import KEY, HotPath, frame, hot_path
 from tests.support.waiting import until
 from wire.backoff import BackoffPolicy
 from wire.errors import ProtocolError
@@ -266,7 +271,9 @@ async def test_each_hop_of_an_exchange_is_measured_and_told(cloud: Cloud) -> Non
         metrics = cloud.metrics.text().decode()
         for hop in ("mic_to_edge", "edge_to_cloud", "app", "cloud_to_edge", "edge", "ble"):
             assert f'glassbridge_hop_seconds_count{{hop="{hop}"}} 1.0' in metrics, hop
-        assert 'glassbridge_hop_seconds_count{hop="cloud_display"} 0.0' not in metrics, "the dashboard counts too"
+        assert 'glassbridge_hop_seconds_count{hop="cloud_display"} 0.0' not in metrics, (
+            "the dashboard counts too"
+        )
         assert 'glassbridge_hop_seconds_sum{hop="mic_to_edge"} 0.0075' in metrics
 
 
@@ -361,3 +368,68 @@ async def test_an_acknowledgement_is_written_after_what_it_acknowledges_is_writt
             for ack in re.findall(rb'"linkAck":(\d+)', data):
                 assert int(ack) <= have
     assert have == presses + 1
+
+
+class Posts:
+    """Webhooks that note when each was posted; their app dials in, unless its server is away."""
+
+    def __init__(self, path: HotPath) -> None:
+        self.path = path
+        self.away = False
+        self.at: list[float] = []
+        self.apps: list[Connection] = []
+
+    async def post(self, url: str, body: Mapping[str, Any], **_: Any) -> WebhookResult:
+        self.at.append(asyncio.get_running_loop().time())
+        if self.away:
+            return WebhookResult(ok=False, status=None, error=WebhookError.CONNECT, body=None, duration=0.0)
+        if body["type"] == "session_request":
+            claim = Claim("com.bench.a0", KEY, body["sessionId"])
+            self.apps.append(self.path.connect(AppSocket(self.path.hub, claim, init_timeout=10.0)))
+        return WebhookResult(ok=True, status=200, error=None, body={"status": "success"}, duration=0.0)
+
+
+@pytest.mark.failure("APP-10")
+async def test_fifty_users_of_one_app_server_are_brought_back_at_its_rate(tmp_path: Path) -> None:
+    """As it leaves the cloud: at the app server, a busy machine may bunch them."""
+    users = 50
+    async with hot_path(tmp_path, apps=0) as path:
+        hub = path.hub
+        posts = Posts(path)
+        hub._webhooks = posts  # type: ignore[assignment]
+        quick = BackoffPolicy(0.1, 1.0, 0.1, 0.0)
+        hub._timing = replace(
+            hub._timing, lifecycle=replace(hub._timing.lifecycle, grace=0.05, restart=quick)
+        )
+        await hub._store.put_app(
+            AppRecord(
+                package_name="com.bench.a0",
+                name="Bench",
+                public_url="http://192.0.2.9",
+                hashed_api_key=hash_api_key(KEY),
+                app_type=AppType.BACKGROUND,
+            )
+        )
+        glasses = [
+            path.connect(GlassesSocket(hub, Identity(f"user{n}@x.io", None, None))) for n in range(users)
+        ]
+        await asyncio.gather(*(hub.start_app(f"user{n}@x.io", "com.bench.a0") for n in range(users)))
+        assert len(posts.apps) == users, "a wearer's own start waits for nobody"
+
+        def running() -> int:
+            lives = [entry.session.app("com.bench.a0") for entry in hub._sessions.values()]
+            return sum(1 for life in lives if life is not None and life.state is AppState.CONNECTED)
+
+        posts.away = True
+        posts.at.clear()
+        for app in posts.apps:
+            app.connection_lost(None)  # the process is gone, with all its sockets at once
+        await until(lambda: len(posts.at) >= 5, "attempts while it is away")
+        posts.away = False
+        await until(lambda: running() == users, "everybody is back", 10)
+        rate = 1.0 / hub._endpoints.pause
+        most = max(sum(1 for at in posts.at if start <= at < start + 1.0) for start in posts.at)
+        assert most <= rate + 1 + 3, "three for a loop that was held up"
+        for connection in (*posts.apps, *glasses):
+            connection.abort()
+            connection.connection_lost(None)

@@ -198,6 +198,8 @@ class Cloud:
             counter=True,
         )
         self.metrics.read_on_scrape("sessions_alive", "Sessions in memory.", lambda: self.hub.session_count)
+        if self._fabric is not None:
+            self._publish_fabric(self._fabric)
         try:
             _, self.port = await self.listener.start(
                 config.host, config.port, sock=self._sock, reuse_port=self._reuse_port
@@ -245,6 +247,18 @@ class Cloud:
         if self._given_store is None:
             await self.store.close()
             self._instance.release()
+
+    def _publish_fabric(self, fabric: Fabric) -> None:
+        stats = fabric.stats
+        for name, about, read in (
+            ("fabric_sent_total", "Messages to nodes, this one included.", lambda: stats.sent),
+            ("fabric_sent_remote_total", "Messages that left this node.", lambda: stats.sent_remote),
+            ("fabric_received_total", "Messages that came from other nodes.", lambda: stats.received_remote),
+            ("fabric_dropped_total", "Messages to nodes that were lost here.", lambda: stats.dropped),
+            ("fabric_gaps_total", "Moments after which messages may be missing.", lambda: stats.gaps),
+            ("fabric_puts_total", "Records of sessions written.", lambda: stats.puts),
+        ):
+            self.metrics.read_on_scrape(name, about, read, counter=True)
 
     def _watch_from_outside(self) -> Livez:
         """The thread that answers `/livez` when the loop is too busy to."""

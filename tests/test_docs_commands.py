@@ -53,6 +53,8 @@ NOT_RUN = {
     "glassbridge edge status": "needs a running daemon; tests/glassbridge/test_edge_status.py",
     "glassbridge sim run": "needs Bluetooth adapters; tests/system/test_own_radio.py runs it on a foreign controller",
     "glassbridge service": "changes services of whoever tests; tests/glassbridge/test_systemd.py runs each of them",
+    "glassbridge cloud run --workers": "needs a nats-server; tests/cluster/test_workers.py",
+    "GLASSBRIDGE_STORE__URL=postgresql:": "needs a PostgreSQL; tests/cloud/test_store_move.py",
     "glassbridge cloud check": "needs a server with TLS on the internet; tests/cloud/test_check.py",
 }
 

@@ -213,7 +213,7 @@ def capacity(quick: bool) -> dict[str, Any]:
                     "busy": round(done["generator_cpu"] / done["wall"], 2),
                 }
             time.sleep(1.0)
-            if done["latency_ms"]["p99"] > 500:
+            if share > 0.85:
                 break
         costs = sorted(step["cpu_us_per_frame"] for step in found.values())
         # The design plans with 60 % of a core: what is left is for bursts, takeovers and the collector.

@@ -34,7 +34,7 @@ class Instance:
             os.close(self._file)
             raise ConfigError(
                 f"data directory {directory}",
-                f"another cloud serves it (process {holder or 'unknown'}): sessions live in one process",
+                f"another cloud serves it (process {holder or 'unknown'}): a directory has one owner",
                 "Stop that one first, or give this one a directory of its own with --data-dir.",
             ) from error
         os.ftruncate(self._file, 0)

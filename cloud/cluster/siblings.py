@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from cloud.cluster.fabric import Fabric, NoOne, Reply, Unavailable
-from cloud.cluster.handover import Handover
+from cloud.cluster.handover import Handover, supported
 from cloud.metrics import PREFIX, Metrics
 
 #: A scrape waits so long for the slowest worker, seconds; scrapers give up after 10.
@@ -62,6 +62,8 @@ class Siblings:
 
     @property
     def silent(self) -> list[int]:
+        if not supported():  # without hand-over nobody is looked after
+            return []
         return [number for number in self._numbers if number not in self._handover.live]
 
     async def metrics(self, own: bytes) -> bytes:

@@ -103,7 +103,7 @@ class Workers:
             await (await open_store(self.config)).close()
             self.listener = _listen(self.config)
             stack.callback(self.listener.close)
-            # Not in the data directory: the path of a UNIX socket has room for 107 bytes.
+            # Not in the data directory: the path of a UNIX socket has room for 107 bytes. mkdtemp lets only us in.
             self.directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="glassbridge-"))
             stack.callback(shutil.rmtree, self.directory, True)
             if not self.config.cluster.nats:
@@ -172,12 +172,15 @@ class _Child:
         pause = Backoff(RESTART)
         while True:
             began = loop.time()
-            code = await self._once()
+            try:
+                code: int | str = await self._once()
+            except OSError as error:  # no room for a process just now
+                code = str(error)
             if not self._ready.done():
                 self._ready.set_exception(
                     ConfigError(
                         f"worker {self.number}",
-                        f"it ended with code {code} before it served",
+                        f"it ended ({code}) before it served",
                         "Its own words are above.",
                     )
                 )
@@ -185,7 +188,7 @@ class _Child:
             if loop.time() - began > HEALTHY_AFTER:
                 pause.reset()
             delay = pause.next(0.5)
-            log.warning("worker %d ended with code %s; starting it again in %.1f s", self.number, code, delay)
+            log.warning("worker %d ended (%s); starting it again in %.1f s", self.number, code, delay)
             await asyncio.sleep(delay)
 
     async def _once(self) -> int:
@@ -253,15 +256,22 @@ class _Child:
 
 def _listen(config: CloudConfig) -> socket.socket:
     """The socket that all workers accept from. Raises ConfigError."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener: socket.socket | None = None
     try:
+        found = socket.getaddrinfo(
+            config.host or None, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.host, config.port))
+        if family == socket.AF_INET6:  # as one process does it
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
         listener.listen(2048)
         listener.setblocking(False)
     except OSError as error:
-        listener.close()
+        if listener is not None:
+            listener.close()
         raise ConfigError(
             f"port {config.port} on {config.host}",
             f"it cannot be used ({error.strerror or error})",

@@ -65,8 +65,11 @@ STATE_INPUTS: list[tuple[str, Callable[[dict[str, Any]], bool]]] = [
 
 async def test_head_and_wear_buttons_reach_the_firmware(page: Page, dev: DevProcess) -> None:
     for selector, holds in STATE_INPUTS:
+        worn = await page.get_attribute("#wear", "aria-pressed")
         await page.click(selector)
         await until(partial(_holds, holds, dev), f"{selector} has arrived")
+        if selector == "#wear":  # a toggle: the next click is made by whoever sees the button as it is now
+            await expect(page.locator("#wear")).not_to_have_attribute("aria-pressed", str(worn))
 
 
 def _holds(holds: Callable[[dict[str, Any]], bool], dev: DevProcess) -> bool:

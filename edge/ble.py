@@ -147,6 +147,7 @@ _DBUS_WORDS: tuple[tuple[str, GlassesFault], ...] = (
     ("ServiceUnknown", GlassesFault.ADAPTER_MISSING),  # bluetoothd is not running
     ("NameHasNoOwner", GlassesFault.ADAPTER_MISSING),
     ("InProgress", GlassesFault.BUSY),
+    ("already in progress", GlassesFault.BUSY),  # somebody else connects this device just now
     ("Authentication", GlassesFault.NOT_PAIRED),
     ("acquired", GlassesFault.BUSY),  # "Write acquired": somebody holds the characteristic for a moment
     ("NotPermitted", GlassesFault.NOT_PAIRED),

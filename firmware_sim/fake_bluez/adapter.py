@@ -172,6 +172,8 @@ class Adapter(Exported):
                 self._end_discovery()
                 await asyncio.gather(*(device.hang_up() for device in list(self.devices.values())))
                 await self.controller.close()
+                for device in [each for each in self.devices.values() if each.temporary]:
+                    self.forget(device)
             self.change(ADAPTER, {"Powered": Variant("b", on)})
 
     # -- discovery -----------------------------------------------------------------------------------------------------

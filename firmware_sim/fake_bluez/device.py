@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bleak.exc import BleakError
@@ -117,6 +118,18 @@ class Link:
                     self.device.adapter.controller.spawn(self.connection.disconnect(), "hang up")
                 )
         self._on_disconnection(hci.HCI_ErrorCode.CONNECTION_TERMINATED_BY_LOCAL_HOST_ERROR)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ear:
+    """Hears one device, once (the controller's idea of a scanner)."""
+
+    address: str
+    event: asyncio.Event
+
+    def heard(self, address: str, _: Advertisement) -> None:
+        if address == self.address:
+            self.event.set()
 
 
 class Device(Exported):
@@ -244,7 +257,9 @@ class Device(Exported):
             raise BluezError("NotReady", "Resource Not Ready")
         if self.link is not None:
             return
-        if self._connecting is not None or (self.adapter.options.one_connect and self.adapter.connecting):
+        if self._connecting is not None:
+            raise BluezError("Failed", "Operation already in progress")
+        if self.adapter.options.one_connect and self.adapter.connecting:
             raise BluezError("InProgress", "Operation already in progress")
         self.temporary = False
         self.expire_later()
@@ -256,6 +271,7 @@ class Device(Exported):
             self.adapter.connecting -= 1
             self._connecting = None
             attempt.cancel()
+            self._rest()
         if attempt.cancelled():
             raise BluezError("Failed", "le-connection-canceled")
         attempt.result()
@@ -263,9 +279,10 @@ class Device(Exported):
     async def _bring_up(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_MAX):
+                await self._until_heard()
                 connection = await self.adapter.controller.connect(self.address_object)
         except TimeoutError as error:
-            raise BluezError("Failed", "le-connection-timeout") from error
+            raise BluezError("Failed", "le-connection-abort-by-local") from error
         except hci.HCI_Error as error:
             if self.is_("Bonded"):
                 raise BluezError("Failed", "le-connection-abort-by-local") from error
@@ -287,6 +304,17 @@ class Device(Exported):
             await link.hang_up()
             raise BluezError("Failed", "le-connection-abort-by-local") from error
         self.bus.spawn(self._resolve(link), f"discover {self.address}")
+
+    async def _until_heard(self) -> None:
+        """The kernel listens for all devices that somebody wants, and begins with one when it hears it: an attempt on a
+        device that is silent does not keep another waiting."""
+        heard = asyncio.Event()
+        ear: Any = _Ear(self.address, heard)
+        await self.adapter.controller.add_scanner(ear)
+        try:
+            await heard.wait()
+        finally:
+            await self.adapter.controller.remove_scanner(ear)
 
     async def _encrypt(self, link: Link) -> None:
         try:
@@ -327,8 +355,13 @@ class Device(Exported):
             for characteristic in service.characteristics:
                 characteristic.link_lost()
         self.change(DEVICE, {"ServicesResolved": Variant("b", False), "Connected": Variant("b", False)})
-        self.temporary = not self.is_("Bonded")
-        self.expire_later()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Nobody is connected or connecting: without a bond it is a device that was seen, and no more."""
+        if self.link is None:
+            self.temporary = not self.is_("Bonded")
+            self.expire_later()
 
     async def _disconnect(self, _: Message) -> None:
         if self._connecting is not None:

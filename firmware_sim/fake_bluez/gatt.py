@@ -187,7 +187,7 @@ class Attribute(Exported):
         value = bytes(message.body[0])
         link = self.device.live()
         if len(value) > VALUE_MAX:
-            raise BluezError("InvalidArguments", "Invalid arguments in method call")
+            raise refused(att.ATT_INVALID_ATTRIBUTE_LENGTH_ERROR)  # what every server answers
         if self._writing:
             raise BluezError("InProgress", "In Progress")
         self._writing = True
@@ -229,6 +229,7 @@ class Characteristic(Attribute):
         )
         if self._notifies:
             properties["Notifying"] = Variant("b", False)
+        if "notify" in flags:
             properties["NotifyAcquired"] = Variant("b", False)
         if "write-without-response" in flags:
             properties["WriteAcquired"] = Variant("b", False)
@@ -284,11 +285,13 @@ class Characteristic(Attribute):
 
     async def _forward(self, ours: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError, BluezError):
-            while value := await loop.sock_recv(ours, VALUE_MAX):
-                await self._command(value)
-        self._release_write(ours)
-        ours.close()
+        try:
+            with contextlib.suppress(OSError, BluezError):
+                while value := await loop.sock_recv(ours, VALUE_MAX):
+                    await self._command(value)
+            self._release_write(ours)
+        finally:
+            ours.close()
 
     def _release_write(self, ours: socket.socket | None) -> None:
         if ours is not None and self._write_socket is ours:
@@ -300,13 +303,16 @@ class Characteristic(Attribute):
 
     async def _start_notify(self, message: Message) -> None:
         client = str(message.sender)
-        link = self.device.live()
         if not self._notifies:
             raise BluezError("NotSupported", "Operation is not supported")
         if self._notify_socket is not None:
             raise BluezError("NotPermitted", "Notify acquired")
         if client in self.watchers:
             return
+        if self.device.link is None:
+            self.watchers.add(client)  # begins with the next link
+            return
+        link = self.device.link
         await self._switch(True)
         if self.device.link is link:
             self.watchers.add(client)
@@ -321,8 +327,10 @@ class Characteristic(Attribute):
         link = self.device.live()
         if not self._notifies:
             raise BluezError("NotSupported", "Operation is not supported")
-        if self._notify_socket is not None or self.watchers:
+        if self._notify_socket is not None:
             raise BluezError("NotPermitted", "Notify acquired")
+        if self.watchers:
+            raise BluezError("InProgress", "In Progress")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self._notify_socket = ours
@@ -338,11 +346,13 @@ class Characteristic(Attribute):
         return _hand_over(theirs, link.mtu)
 
     async def _until_released(self, ours: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while await asyncio.get_running_loop().sock_recv(ours, 1):
-                pass  # a client has nothing to say here; the end is what counts
-        released = self._release_notify(ours)
-        ours.close()
+        try:
+            with contextlib.suppress(OSError):
+                while await asyncio.get_running_loop().sock_recv(ours, 1):
+                    pass  # a client has nothing to say here; the end is what counts
+            released = self._release_notify(ours)
+        finally:
+            ours.close()
         if released:
             await self._off()
 

@@ -13,19 +13,20 @@ from typing import Any
 import pytest
 
 from edge.profiles.g1 import G1
-from tests.support.bluez import BluezProcess, bluez_process
+from tests.support.bluez import BluezProcess
 from tests.support.edge_process import Cloud, Edge, cloud, edge_process, spawn, until
+from tests.support.realbluez import LANE_BLUEZ, RealBluezProcess, bluez_below
 from tests.support.simulator import simulator_process
 from tests.system.test_edge_ble_g1 import Rig
 
-pytestmark = pytest.mark.lane("bluez")
+pytestmark = pytest.mark.lane(LANE_BLUEZ)
 
 
 @dataclass
 class World:
     """One G1, its radio, a bluetoothd, a cloud; `options` start an edge."""
 
-    bluez: BluezProcess
+    bluez: BluezProcess | RealBluezProcess
     cloud: Cloud
     options: dict[str, Any]
     sim: Any
@@ -46,7 +47,7 @@ class World:
 async def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     async with (
         simulator_process(folder, "--model", "g1") as sim,
-        bluez_process(folder, sim.hci) as bluez,
+        bluez_below(folder, sim.hci) as bluez,
         cloud() as upstream,
     ):
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bluez.bus.address)

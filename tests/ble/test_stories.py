@@ -1,8 +1,9 @@
-"""The system stories of every model once more, on lane B: the same tests, with BlueZ between the edge and the radio.
+"""The system stories of every model once more, on lane B (in the guest: C): the same tests, with BlueZ between the edge
+and the radio.
 
-Nothing is copied: the tests of tests/system are collected here a second time, and a fixture puts an emulated
-bluetoothd where their edge would have opened the virtual radio itself. An ordinary run takes the story that touches
-most of each model; `make glasses` (ALL_STORIES=1) takes all.
+Nothing is copied: the tests of tests/system are collected here a second time, and a fixture puts a bluetoothd where
+their edge would have opened the virtual radio itself. An ordinary run takes the story that touches most of each model;
+`make glasses` (ALL_STORIES=1) takes all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import edge_process
-from tests.support.bluez import bluez_process
+from tests.support.realbluez import LANE_BLUEZ, bluez_below
 from tests.system import (
     test_edge_ble_g1,
     test_models_frame,
@@ -26,7 +27,7 @@ from tests.system import (
     test_models_photo,
 )
 
-pytestmark = pytest.mark.lane("bluez")
+pytestmark = pytest.mark.lane(LANE_BLUEZ)
 
 _STORIES = {
     "g1": test_edge_ble_g1,
@@ -65,7 +66,7 @@ async def _bluez_below_the_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         async def spawn_on_bluez(folder: Path, overrides: dict[str, Any], config: Path | None = None) -> Any:
             hci = str(overrides["radio"]).removeprefix("bumble:")
             if hci not in running:
-                bluez = await stack.enter_async_context(bluez_process(tmp_path, hci))
+                bluez = await stack.enter_async_context(bluez_below(tmp_path, hci))
                 running[hci] = bluez.bus.address
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", running[hci])
             return await spawn(folder, {**overrides, "radio": "default"}, config)

@@ -14,13 +14,15 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dbus_fast import DBusError, Variant
 from dbus_fast.aio import MessageBus
 
-from edge.bluez_host import adapters
+from edge.bluez_host import BLUEZ, adapters, call
 from firmware_sim.vm.vhci import VirtualAdapter
-from tests.support.bluez import START_MAX
+from tests.support.bluez import START_MAX, BluezProcess, PrivateBus, bluez_process, private_bus
 from tests.support.waiting import SLOW, until
 
 PROGRAM = Path("/usr/libexec/bluetooth/bluetoothd")
@@ -37,6 +39,10 @@ DEATHS: collections.Counter[int] = collections.Counter()
 
 LANES = os.environ.get("GLASSBRIDGE_LANES", "bumble,bluez").split(",")
 """`realbluez` in the guest."""
+
+
+LANE_BLUEZ = "realbluez" if "realbluez" in LANES else "bluez"
+"""Whose bluetoothd the stories of this run have below them."""
 
 
 def lanes(*wanted: str) -> list[object]:
@@ -140,3 +146,67 @@ async def real_bluetoothd(address: str, transport: str) -> AsyncIterator[RealBlu
         yield daemon
     finally:
         await daemon.stop()
+
+
+class RealBluezProcess:
+    """What `tests.support.bluez.BluezProcess` is on lane B: a bluetoothd below an edge that is a process of its own."""
+
+    def __init__(self, bus: PrivateBus, daemon: RealBluetoothd) -> None:
+        self.bus = bus
+        self._daemon = daemon
+
+    async def start(self) -> None:
+        await self._daemon.start()
+
+    async def kill(self) -> None:
+        await self._daemon.crash()
+
+    async def do(self, what: str, **more: Any) -> dict[str, Any]:
+        """`power` (on), `unplug`, `plug`, `state`, with the answers of lane B's control port."""
+        match what:
+            case "power":
+                await self._ask("Set", "ssv", ["org.bluez.Adapter1", "Powered", Variant("b", more["on"])])
+            case "unplug":
+                await self._daemon.unplug()
+            case "plug":
+                await self._daemon.plug()
+            case "state":
+                pass
+            case unknown:
+                raise ValueError(f"no real bluetoothd can be asked to {unknown}")
+        return {"adapters": [{"devices": await self._devices()}]}
+
+    async def _ask(self, member: str, signature: str, body: list[Any]) -> None:
+        bus = await MessageBus(bus_address=self.bus.address).connect()
+        try:
+            interface = "org.freedesktop.DBus.Properties"
+            await call(bus, BLUEZ, "/org/bluez/hci0", interface, member, signature, body)
+        finally:
+            bus.disconnect()
+
+    async def _devices(self) -> dict[str, dict[str, bool]]:
+        bus = await MessageBus(bus_address=self.bus.address).connect()
+        try:
+            (objects,) = await call(
+                bus, BLUEZ, "/", "org.freedesktop.DBus.ObjectManager", "GetManagedObjects"
+            )
+        except DBusError:
+            return {}  # it is starting
+        finally:
+            bus.disconnect()
+        devices = [i["org.bluez.Device1"] for i in objects.values() if "org.bluez.Device1" in i]
+        return {
+            d["Address"].value: {"connected": d["Connected"].value, "paired": d["Paired"].value}
+            for d in devices
+        }
+
+
+@asynccontextmanager
+async def bluez_below(folder: Path, hci: str) -> AsyncIterator[BluezProcess | RealBluezProcess]:
+    """A private bus with the bluetoothd of this run's lane on it."""
+    if LANE_BLUEZ == "bluez":
+        async with bluez_process(folder, hci) as emulated:
+            yield emulated
+        return
+    async with private_bus(folder) as bus, real_bluetoothd(bus.address, hci) as daemon:
+        yield RealBluezProcess(bus, daemon)

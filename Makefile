@@ -8,7 +8,7 @@ ONCE ?=
 QUICK ?=
 ARGS ?=
 
-.PHONY: help setup demo test lint types interop failures simulate browser latency bench docs glasses
+.PHONY: help setup demo test lint types interop failures simulate browser latency bench docs glasses realbluez
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,3 +61,6 @@ docs: setup ## generated pages, then the documentation site in site/ (strict)
 
 glasses: setup ## the system stories of every model over lanes A (Bumble) and B (BlueZ; needs dbus-daemon)
 	@$(BIN)/python -m tests.ble.glasses $(ARGS)
+
+realbluez: setup ## the BLE suite on a real bluetoothd and kernel in an emulated machine (lane C; needs QEMU and apt; KERNEL=, KVM=1)
+	@$(BIN)/python -m tests.ble.realbluez $(ARGS)

@@ -20,8 +20,9 @@ from pathlib import Path
 
 GUEST = Path(__file__).with_name("guest.sh")
 
-KERNEL = "linux-image-amd64"
-"""The package that depends on Debian's present kernel; `linux-image-6.12-amd64` is a newer one."""
+KERNELS = ("linux-image-6.12-amd64", "linux-image-amd64")
+"""Packages that depend on a kernel; the first that apt offers is taken. Debian 12 has both. Its 6.1.192 corrupts a list
+whenever a connection attempt fails, which ends bluetoothd (measured); Raspberry Pi OS has 6.12, too."""
 
 LAYOUT = "3"
 """Raised when what is unpacked or packed here changes, so that an older build is not taken for this one."""
@@ -65,14 +66,17 @@ class Image:
     release: str
 
 
-def build(folder: Path, kernel: str = KERNEL) -> Image:
+def newest_kernel() -> str:
+    """Raises `ImageError`."""
+    offered = _run("apt-cache", "policy", *KERNELS)
+    for name in KERNELS:
+        if re.search(rf"^{re.escape(name)}:\n.*\n  Candidate: [^(]", offered, re.MULTILINE):
+            return name
+    raise ImageError(f"apt offers neither {' nor '.join(KERNELS)}: run apt-get update")
+
+
+def build(folder: Path, kernel: str) -> Image:
     """Download, unpack and pack below `folder`, or take what is there. Raises `ImageError`."""
-    for tool, package in (("apt-get", "apt"), ("apt-cache", "apt"), ("dpkg-deb", "dpkg")):
-        if shutil.which(tool) is None:
-            raise ImageError(
-                f"{tool} is missing: lane C takes its kernel and bluetoothd from Debian packages ({package}); "
-                "run it on Debian, Ubuntu, or in a container of one of them"
-            )
     wanted = _wanted(kernel)
     archives, folder = folder / "archives", folder / kernel
     stamp = folder / "built.txt"
@@ -95,6 +99,11 @@ def build(folder: Path, kernel: str = KERNEL) -> Image:
 
 def _run(*command: str, cwd: Path | None = None) -> str:
     """What it printed. Raises `ImageError` with its last words."""
+    if shutil.which(command[0]) is None:
+        raise ImageError(
+            f"{command[0]} is missing: lane C takes its kernel and bluetoothd from Debian packages; "
+            "run it on Debian, Ubuntu, or in a container of one of them"
+        )
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=APT_MAX, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware_sim.vm.image import KERNEL, Image, ImageError, build
+from firmware_sim.vm.image import Image, ImageError, build, newest_kernel
 
 BUILD = Path("build/realbluez")
 QEMU = "qemu-system-x86_64"
@@ -31,8 +31,6 @@ MEMORY = "2G"
 
 BOOT_MAX = 180.0
 """Seconds to the command: 7 to 20 under TCG on two cores, by ten for a busy machine."""
-
-_SPURIOUS = ("SeaBIOS", "\x1bc", "Booting from ROM")
 
 
 class MachineError(Exception):
@@ -55,6 +53,11 @@ def missing() -> str | None:
     return None
 
 
+def _show(said: bytes) -> None:
+    sys.stdout.buffer.write(said)
+    sys.stdout.buffer.flush()
+
+
 def run(
     image: Image,
     command: Sequence[str],
@@ -63,7 +66,7 @@ def run(
     environment: dict[str, str] | None = None,
     kvm: bool = False,
     limit: float = 3600.0,
-    say: Callable[[str], None] = print,
+    say: Callable[[bytes], object] = _show,
 ) -> Outcome:
     """Boot, run `command` as root in this working directory, halt. `results` is /out in the guest, and writable.
 
@@ -95,10 +98,8 @@ def run(
         stuck.start()
         try:
             assert guest.stdout is not None
-            for line in guest.stdout:
-                text = line.decode(errors="replace").rstrip()
-                if text and not text.startswith(_SPURIOUS):
-                    say(text)
+            while said := os.read(guest.stdout.fileno(), 65536):
+                say(said.replace(b"\r", b""))
         finally:
             late.cancel()
             stuck.cancel()
@@ -135,11 +136,11 @@ def main() -> int:
     parser.add_argument(
         "--kvm", action="store_true", help="use /dev/kvm; nested virtual machines may hang in it"
     )
-    parser.add_argument("--kernel", default=KERNEL, help="Debian package that depends on a kernel")
+    parser.add_argument("--kernel", help="Debian package that depends on a kernel; default: the newest")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     try:
-        image = build(BUILD, arguments.kernel)
+        image = build(BUILD, arguments.kernel or newest_kernel())
         outcome = run(image, arguments.command or ["uname", "-a"], BUILD / "out", kvm=arguments.kvm)
     except (ImageError, MachineError) as error:
         print(f"realbluez: {error}", file=sys.stderr)

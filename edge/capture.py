@@ -162,22 +162,29 @@ def _uuid(text: str) -> bytes:
 
 
 class CapturingRadio:
-    """A `Radio` that is another one, with every value that passes written down."""
+    """A `Radio` that is another one, with every value that passes written down. The file is made at the start: until
+    then a daemon may find out that another one runs, whose file it would have emptied."""
 
-    def __init__(self, radio: Radio, capture: Capture) -> None:
+    def __init__(self, radio: Radio, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._radio = radio
-        self._capture = capture
+        self._path = path
+        self._clock = clock
+        self._capture: Capture | None = None
 
     @property
     def fault(self) -> GlassesFault | None:
         return self._radio.fault
 
     async def start(self) -> None:
+        """As `Radio.start`. Raises ConfigError if the file cannot be made."""
         await self._radio.start()
+        if self._capture is None:
+            self._capture = Capture(self._path, self._clock)
 
     async def stop(self) -> None:
         await self._radio.stop()
-        self._capture.close()
+        if self._capture is not None:
+            self._capture.close()
 
     def watch(self, listener: Callable[[Advert], None], service: str = "") -> None:
         self._radio.watch(listener, service)
@@ -194,6 +201,7 @@ class CapturingRadio:
         on_notify: Callable[[str, bytes], None],
         on_closed: Callable[[GlassesFault], None],
     ) -> Link:
+        assert self._capture is not None, "connect before start"
         record = self._capture.link(address, gatt)
 
         def notified(char: str, data: bytes) -> None:

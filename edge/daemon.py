@@ -30,7 +30,7 @@ import orjson
 
 from edge.audio import SpeechDecoder
 from edge.ble import BleakRadio, Link, Radio
-from edge.capture import Capture, CapturingRadio
+from edge.capture import CapturingRadio
 from edge.config import EdgeConfig, Wearer, arms_of, parse_glasses
 from edge.control import ControlSocket, StatusPort
 from edge.core.arm import Connect, Disconnect, Write
@@ -454,7 +454,7 @@ class Daemon:
             _tls(config, wearer.cloud)  # a bad certificate file is told now, not at the first attempt
         self._radio: Radio = BleakRadio(config.radio)
         if config.btsnoop is not None:
-            self._radio = CapturingRadio(self._radio, Capture(config.btsnoop))
+            self._radio = CapturingRadio(self._radio, config.btsnoop)
         self._store = Store(config.data_dir)
         self._trace = Trace(config.trace)
         self._sessions: dict[int, Session] = {}

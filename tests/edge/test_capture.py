@@ -79,7 +79,8 @@ async def session(
     """Two writes, a refused one and two notifications; what the owner of the link heard."""
     ticks = iter(range(1_700_000_000, 1_700_001_000))
     below = ScriptedRadio()
-    radio = CapturingRadio(below, Capture(path, clock=lambda: float(next(ticks))))
+    radio = CapturingRadio(below, path, clock=lambda: float(next(ticks)))
+    await radio.start()
     heard: list[bytes] = []
     ends: list[GlassesFault] = []
     link = await radio.connect(
@@ -151,7 +152,8 @@ async def test_an_address_that_is_no_mac_is_left_out(tmp_path: Path) -> None:
 async def test_an_attempt_that_fails_leaves_nothing(tmp_path: Path) -> None:
     below = ScriptedRadio()
     below.refuses = GlassesFault.TIMEOUT
-    radio = CapturingRadio(below, Capture(tmp_path / "a.btsnoop"))
+    radio = CapturingRadio(below, tmp_path / "a.btsnoop")
+    await radio.start()
     with pytest.raises(GlassesError):
         await radio.connect(ADDRESS, G1.gatt, pair=False, on_notify=lambda *_: None, on_closed=lambda _: None)
     await radio.stop()
@@ -165,9 +167,14 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a.btsnoop").stat().st_mode) == 0o600
 
 
-def test_a_file_that_cannot_be_made_is_told_at_the_start(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_made_is_told_at_the_start_and_none_is_touched_before(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(ConfigError, match="cannot be written"):
-        Capture(tmp_path / "nowhere" / "a.btsnoop")
+        await CapturingRadio(ScriptedRadio(), tmp_path / "nowhere" / "a.btsnoop").start()
+    (tmp_path / "old.btsnoop").write_text("of a daemon that runs")
+    CapturingRadio(ScriptedRadio(), tmp_path / "old.btsnoop")
+    assert (tmp_path / "old.btsnoop").read_text() == "of a daemon that runs"
 
 
 async def test_a_full_capture_ends_and_the_radio_goes_on(

@@ -104,9 +104,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(
-            registry=self.registry
-        )  # CPU, memory and open files, by the names that every dashboard knows
+        # CPU, memory and open files, by the names that every dashboard knows.
+        ProcessCollector(registry=self.registry)
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}

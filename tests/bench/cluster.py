@@ -13,8 +13,10 @@ import contextlib
 import json
 import os
 import re
+import socket
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -223,6 +225,83 @@ def capacity(quick: bool) -> dict[str, Any]:
         node.stop()
 
 
+def overload(quick: bool) -> dict[str, Any]:
+    """Several times more sound than a process takes: when it sheds and refuses, what still passes, and who is ended.
+
+    The limit of lateness is the product's own; that of frames is low enough to be reached beside a generator.
+    """
+    sessions, seconds, limit = 60, (6.0 if quick else 12.0), 4000
+    webhook = free_port()
+    settings = {
+        "admission.lag": 0.1,
+        "admission.frames_per_second": limit,
+        "admission.sessions_per_second": 200,
+    }
+    node = Node(sessions + 20, 1, webhook, settings, None)
+    try:
+        rate = ("--rate", str(6 * limit), "--size", str(FRAME_BYTES))
+        with load(node, webhook, "mic", sessions, 1, *rate) as generator:
+            _ready(generator)
+            states: dict[str, float] = {}
+            stop = threading.Event()
+            began = time.monotonic()
+
+            def watch() -> None:
+                while not stop.wait(0.1):
+                    for state in ("shedding", "refusing"):
+                        if state not in states and node.metric(f'admission{{state="{state}"}}'):
+                            states[state] = round(time.monotonic() - began, 1)
+
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            generator.say(f"run {seconds}")
+            time.sleep(seconds - 1.0)
+            alive = [_timed(f"{node.url}/livez") for _ in range(5)]
+            users = (Path(node.directory.name) / "tokens").read_text().splitlines()[sessions:]
+            waits = [_retry_after(node.port, line.split()[1]) for line in users]
+            done = generator.line()
+            stop.set()
+            watcher.join()
+            dropped = node.metric('dropped_total{reason="overload"}')
+            after = time.monotonic()
+            while node.metric('admission{state="normal"}') != 1.0 and time.monotonic() - after < 60:
+                time.sleep(0.2)
+            return {
+                "frames_limit": limit,
+                "offered_frames_per_second": round(done["sent"] / done["wall"]),
+                "entered_s": states,
+                "dropped": round(dropped),
+                "delivered_share": round(done["delivered"] / max(1, done["sent"]), 3),
+                "sessions_ended": done["failures"],
+                "newcomers_refused": sum(wait is not None for wait in waits),
+                "newcomers": len(waits),
+                "retry_after_s": sorted({wait for wait in waits if wait is not None}),
+                "livez_ms": [round(took * 1000) for took in alive],
+                "normal_again_s": round(time.monotonic() - after, 1),
+            }
+    finally:
+        node.stop()
+
+
+def _timed(url: str) -> float:
+    began = time.monotonic()
+    with urllib.request.urlopen(url, timeout=30) as reply:
+        reply.read()
+    return time.monotonic() - began
+
+
+def _retry_after(port: int, token: str) -> int | None:
+    """What a newcomer is told: seconds to wait, or None if he is let in."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+        sock.sendall(
+            f"GET /glasses-ws?token={token} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        head = sock.recv(4096).decode("latin-1")
+    found = re.search(r"(?i)retry-after: (\d+)", head)
+    return int(found[1]) if " 503 " in head.split("\r\n")[0] and found else None
+
+
 def takeover(quick: bool) -> dict[str, Any]:
     """A node dies with all its sessions, whose glasses come to the other at once; then the same with an app each, which
     dials again at once, too."""
@@ -373,6 +452,7 @@ BENCHMARKS: Final[dict[str, Callable[[bool], dict[str, Any]]]] = {
     "sends": sends,
     "remote": remote,
     "capacity": capacity,
+    "overload": overload,
     "takeover": takeover,
     "workers": workers,
 }

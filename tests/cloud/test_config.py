@@ -180,3 +180,24 @@ def test_where_data_lives_by_default() -> None:
         Path("/s/glassbridge"),
         Path("/var/lib/glassbridge"),
     )
+
+
+@pytest.mark.failure("SEC-03")
+def test_the_database_address_is_a_secret(tmp_path: Path) -> None:
+    url = "postgresql://glassbridge:hunter2@db/glassbridge"
+    config = CloudConfig.load(overrides={"data_dir": str(tmp_path), "store.url": url}, env={})
+    assert "hunter2" not in repr(config) + str(config.settings())
+    assert config.store.url is not None
+    assert config.store.url.get_secret_value() == url
+    with pytest.raises(ConfigError, match="store.url") as caught:
+        CloudConfig.load(overrides={"data_dir": str(tmp_path), "store.url": "mysql://u:hunter2@db/x"}, env={})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_proxies_are_addresses_or_networks(tmp_path: Path) -> None:
+    good = CloudConfig.load(
+        overrides={"data_dir": str(tmp_path), "trusted_proxies": ("10.0.0.0/8", "::1")}, env={}
+    )
+    assert good.trusted_proxies == ("10.0.0.0/8", "::1")
+    with pytest.raises(ConfigError, match="no IP address or network"):
+        CloudConfig.load(overrides={"data_dir": str(tmp_path), "trusted_proxies": ("proxy.lan",)}, env={})

@@ -142,7 +142,7 @@ def _way_out(display: _Display, detail: Mapping[str, Any]) -> list[dict[str, Any
     waited_ms = None if display.waited is None else display.waited * 1000
     app_ms = (display.at - display.event.at) * 1000 - (waited_ms or 0.0)
     rtt = display.round_trip_ms
-    note = "with the ways there and back, for the app's clock is unknown"
+    note = "both ways are in it, for its clock is unknown"
     if rtt is not None:
         note += f"; they take {rtt:.1f} ms"
     return [

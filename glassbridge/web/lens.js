@@ -323,6 +323,7 @@ function showExchange({ hops, total_ms: total }) {
 }
 
 function format(ms) {
+  if (ms < 1) return "< 1 ms"; // event loops count in milliseconds
   return ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : ms >= 10 ? `${Math.round(ms)} ms` : `${ms.toFixed(1)} ms`;
 }
 

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from glassbridge import target
 from glassbridge.cli import main
+from glassbridge.commands.trace import event_line
 from glassbridge.target import Target
 from tests.support.simulator import Simulator, simulator_process
 
@@ -113,3 +114,22 @@ def test_what_dev_left_is_used_only_while_it_lives(monkeypatch: pytest.MonkeyPat
     ended.wait()
     with target.announced(Target("http://127.0.0.1:5", "secret", "dev@x", ended.pid)):
         assert target.find(None).admin_token is None
+
+
+def test_an_exchange_is_one_line_with_the_time_of_each_hop() -> None:
+    hops = [
+        {"who": "glasses", "what": "touch_event", "ms": None, "note": ""},
+        {"who": "edge", "what": "by Bluetooth", "ms": None, "note": ""},
+        {"who": "cloud", "what": "edge to cloud", "ms": 4.25, "note": ""},
+        {"who": "lens", "what": "lit", "ms": 60.0, "note": ""},
+    ]
+    record = {
+        "seq": 7, "at": 0.0, "user": "anna@example.com", "kind": "exchange", "about": "touch_event",
+        "package": "org.example.clock", "sent_at": None, "hops": hops, "total_ms": 64.25,
+    }  # fmt: skip
+    line = event_line(record)
+    assert (
+        "touch_event answered by org.example.clock: glasses → edge ? → cloud 4.25 → lens 60 ms, 64 in all"
+        in line
+    )
+    assert "anna" not in line

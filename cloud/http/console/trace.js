@@ -28,7 +28,7 @@ const TONE = (event) => {
 };
 
 const OWN = new Set(["seq", "at", "user", "kind", "hops", "text", "layout"]);
-const ms = (seconds) => (seconds * 1000 < 10 ? (seconds * 1000).toFixed(1) : Math.round(seconds * 1000)) + " ms";
+const ms = (seconds) => (seconds < 0.001 ? "< 1" : seconds * 1000 < 10 ? (seconds * 1000).toFixed(1) : Math.round(seconds * 1000)) + " ms";
 
 function details(event) {
   if (event.kind === "app") return [`${event.package}: ${event.before} → ${event.after}`, event.reason ? `(${event.reason})` : ""].join(" ");

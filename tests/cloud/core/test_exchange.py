@@ -82,7 +82,7 @@ def test_the_ways_to_an_app_and_back_are_said_to_be_unknown() -> None:
     (done,) = run(said(10.0), delivered(10.0), displayed(10.05), result(10.1))
     app = next(hop for hop in done["hops"] if hop["who"] == "app")
     assert app["what"] == "clock"
-    assert app["note"] == "with the ways there and back, for the app's clock is unknown; they take 1.5 ms"
+    assert app["note"] == "both ways are in it, for its clock is unknown; they take 1.5 ms"
 
 
 def test_what_nobody_measured_stays_open() -> None:

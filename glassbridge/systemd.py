@@ -16,6 +16,8 @@ from typing import Literal
 
 Role = Literal["edge", "cloud"]
 
+#: What StateDirectory=glassbridge makes, and where root's `glassbridge pair` remembers glasses as well.
+SYSTEM_STATE = Path("/var/lib/glassbridge")
 _ABOUT = {"edge": "Glassbridge edge: smart glasses over Bluetooth", "cloud": "Glassbridge cloud"}
 
 
@@ -55,6 +57,8 @@ def make(
         # Read by systemd at each start, as root; %d is the folder where the service finds it.
         command += " --token-file %d/token"
         credentials = [f"LoadCredential=token:{_quoted(str(token_file))}"]
+    if data_dir is None and not for_user:
+        data_dir = SYSTEM_STATE  # the service's user has no home to keep it in
     state = [] if data_dir is None else [f"Environment={_quoted(f'GLASSBRIDGE_DATA_DIR={data_dir}')}"]
     hardening = (
         []

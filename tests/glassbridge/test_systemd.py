@@ -23,6 +23,13 @@ def test_the_unit_restarts_its_program_and_ends_it_in_time(role: Role, for_user:
     assert ("--user" in unit.start) is for_user
 
 
+def test_a_service_of_the_machine_keeps_its_state_where_it_may_write() -> None:
+    text = make("edge", [], for_user=False).text
+    assert "Environment=GLASSBRIDGE_DATA_DIR=/var/lib/glassbridge\n" in text
+    assert "StateDirectory=glassbridge\n" in text
+    assert "DATA_DIR" not in make("edge", [], for_user=True).text
+
+
 @pytest.mark.failure("SEC-03")
 def test_a_service_of_the_machine_gets_its_token_from_systemd_and_a_users_reads_the_file(
     tmp_path: Path,

@@ -39,6 +39,7 @@ from cloud.http.ports import AppOutcome, AppView, Presence, SessionView
 from cloud.metrics import Metrics, Tally
 from cloud.store.base import StorageLimit, Store, StoreError
 from cloud.store.records import AppRecord, Location, SessionRecord
+from cloud.turns import Turns
 from cloud.webhooks import FormFile, WebhookClient, WebhookError, WebhookResult
 from wire.codec import load_object, message_type, validate
 from wire.errors import CloseCode, ErrorCode, ProtocolError
@@ -109,6 +110,8 @@ _MOVE: Final = b'{"type":"glassbridge_move"}'
 
 _LOSSY: Final = Delivery.LOSSY
 
+#: What changes a session enough to be kept against the loss of this node (with every move of an app).
+_KEPT: Final = frozenset({"displayed", "display", "microphone", "model", "subscriptions", "state_restored"})
 #: Part of the connection, not of what the wearer does.
 _NOT_REPLAYED: Final = frozenset(
     {"ping", "pong", "connection_init", "glassbridge_ack", "glassbridge_status", "glassbridge_display_result"}
@@ -286,6 +289,7 @@ class Hub:
         self._frames = 0  # handled by connections, in and out, without what was shed
         self.gate = Gate(config.admission, metrics, lambda: self._frames)
         self._draining = False
+        self.turns = Turns()
         self._connects = RateLimiter(CONNECT_RATE, CONNECT_BURST)
         self._sweeper: asyncio.TimerHandle | None = self._loop.call_later(SWEEP / SWEEP_PARTS, self._sweep)
         self._delivered = metrics.counter("events_delivered_total")
@@ -347,7 +351,7 @@ class Hub:
 
     def _tick(self, entry: SessionEntry) -> None:
         entry.timer = None
-        self.feed(entry, entry.session.handle_deadline)
+        self.turns.do(partial(self.feed, entry, entry.session.handle_deadline))
 
     def _failed(self, entry: SessionEntry, now: float) -> None:
         log.exception("session of user %s failed", short(entry.session.user_id))
@@ -1144,21 +1148,25 @@ class Hub:
         for state in session.app_states():
             socket = self._app_sockets.get(state["connection"]) if state["connection"] is not None else None
             if socket is not None:
-                sockets.append((state["package"], self._connections[state["connection"]], socket))
+                package = state["package"]
+                said = session.said(package)
+                sockets.append((package, self._connections[state["connection"]], socket, said))
         seen = session.marks()
         self.feed(entry, session.leave, code, reason)
-        for package, connection, socket in sockets:
-            socket.move(cluster.keep(socket, connection, session.user_id, package, seen))
+        for package, connection, socket, said in sockets:
+            socket.move(cluster.keep(socket, connection, session.user_id, package, seen, said))
 
-    def move(self, entry: SessionEntry) -> None:
-        """This node drains: the glasses are asked to go elsewhere; the session is served until another node takes it."""
+    def move(self, entry: SessionEntry) -> bool:
+        """This node drains: the glasses are asked to go elsewhere; the session is served until another node takes it.
+        False: there are none to ask."""
         connection = self.connection(entry.session.glasses_connection)
         if connection is None:
-            return
+            return False
         if entry.session.link.sequenced:
             connection.send(Frame.text(_MOVE), Delivery.RELIABLE)
         else:
             connection.close(CloseCode.SERVICE_RESTART, "Server restarting")
+        return True
 
     def count_error(self, where: str) -> None:
         """A bug of ours was caught elsewhere in this node."""
@@ -1170,6 +1178,8 @@ class Hub:
     # ================================================================================================ effects in detail
 
     def _recorded(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any], now: float) -> None:
+        if entry.seat is not None and kind in _KEPT:
+            entry.seat.dirty()
         match kind:
             case "displayed" if now < self._watched_until:
                 self._recorded(entry, "display", detail, now)
@@ -1246,6 +1256,8 @@ class Hub:
             self._join(entry, kind, now, detail)
 
     def _app_moved(self, entry: SessionEntry, moved: fx.AppMoved, now: float) -> None:
+        if entry.seat is not None:
+            entry.seat.dirty()
         match (moved.before, moved.after):
             case (AppState.GRACE, AppState.CONNECTED):
                 self._metrics.counter("grace_total").labels(kind="app", outcome="returned").inc()

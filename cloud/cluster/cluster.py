@@ -100,9 +100,11 @@ class Cluster:
         user_id: str,
         package: str,
         seen: dict[str, tuple[int, int]],
+        said: list[bytes],
     ) -> EdgeSocket:
-        """An app's socket whose session has just left this node: `seen` is what it has been given."""
-        return EdgeSocket(self, socket, connection, user_id, package, acknowledged=True, seen=seen)
+        """An app's socket whose session has just left this node: `seen` is what it has been given, `said` what its app
+        has last asked for."""
+        return EdgeSocket(self, socket, connection, user_id, package, acknowledged=True, seen=seen, said=said)
 
     def serves(self, user_id: str) -> bool:
         """Whether this node owns the user's session."""
@@ -248,8 +250,7 @@ class Cluster:
             delay = (1.0 + MOVE_JITTER * (2.0 * random.random() - 1.0)) / MOVES_PER_SECOND
             await asyncio.sleep(min(delay, max(0.0, end - loop.time())))
             if seat.entry is not None and seat.user_id in self.seats:
-                seat.moving = True
-                self.hub.move(seat.entry)
+                seat.moving = self.hub.move(seat.entry)
         end = min(end, loop.time() + STRAGGLERS)
         while any(seat.moving and seat.entry is not None for seat in self.seats.values()):
             self._left.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, assert_never
 
 from cloud.cluster.fabric import NoOne, Reply, Unavailable, Unlisten
@@ -38,6 +38,7 @@ class EdgeSocket:
         *,
         acknowledged: bool = False,
         seen: Mapping[str, tuple[int, int]] | None = None,
+        said: Iterable[bytes] = (),
     ) -> None:
         self.cluster = cluster
         self.user_id = user_id
@@ -54,6 +55,7 @@ class EdgeSocket:
             random=random.random,
             acknowledged=acknowledged,
             seen=seen,
+            said=said,
         )
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0

@@ -79,8 +79,9 @@ class Seat:
 
     def dirty(self) -> None:
         """Something worth keeping has changed."""
-        self.machine.dirty(self._loop.time())
-        self._arm()
+        if not self.machine.is_dirty:
+            self.machine.dirty(self._loop.time())
+            self._arm()
 
     def feed(self, method: Callable[..., list[own.Effect]], *args: Any) -> None:
         """One input of the machine, and all its effects."""

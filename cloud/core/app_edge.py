@@ -8,7 +8,7 @@ the question is asked again. What the app says is kept until an owner has it. So
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -134,8 +134,10 @@ class AppEdge:
         limits: PipeLimits | None = None,
         acknowledged: bool = False,
         seen: Mapping[str, tuple[int, int]] | None = None,
+        said: Iterable[bytes] = (),
     ) -> None:
-        """`acknowledged` and `seen`: of a socket that the session's owner had itself until now."""
+        """`acknowledged`, `seen` (what it was given) and `said` (what its app has last asked for): of a socket that the
+        session's owner had itself until now."""
         self.socket_id = socket_id
         self.package = package
         self.timing = timing or EdgeTiming()
@@ -149,6 +151,8 @@ class AppEdge:
         self._pipe = Pipe(new_attachment(), limits)
         self._seen: OrderedDict[str, tuple[int, int]] = OrderedDict(seen or {})
         self._restated: OrderedDict[str, bytes] = OrderedDict()
+        for frame in said:
+            self._remember(frame)
         self._attempt = 0
         self._asking = False
         self._tries = 0

@@ -246,6 +246,11 @@ class Ownership:
         return self.is_loaded and self.state in _SERVING
 
     @property
+    def is_dirty(self) -> bool:
+        """A save is planned already."""
+        return self._dirty
+
+    @property
     def deadline(self) -> float | None:
         if self.state in _OVER:
             return None

@@ -331,6 +331,15 @@ class Session:
             out["marks"] = self._delivery.marks
         return out
 
+    def said(self, package: str) -> list[bytes]:
+        """What an app has last asked for, as it would say it again to a node that does not know."""
+        head = {"packageName": package, "sessionId": self.session_id_of(package)}
+        frames = [{"type": "subscription_update", **head, "subscriptions": self.subscriptions.of(package)}]
+        for view, shown in self.display.shown.items():
+            if shown["package"] == package:
+                frames.append({"type": "display_event", **head, "view": view, "layout": shown["layout"]})
+        return [orjson.dumps(frame) for frame in frames]
+
     def marks(self) -> dict[str, tuple[int, int]]:
         """How far each stream of named frames has come: what every connected app has been given."""
         out = {stream: (count, 0) for stream, (count, _) in self._delivery.marks.items()}

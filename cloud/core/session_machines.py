@@ -125,6 +125,7 @@ class Machines:
                 case _:
                     assert_never(effect)
         if changed:
+            out.append(Record("subscriptions", {"apps": len(self._delivery.apps)}))
             out += self.needs(now)
             self._agenda.announce(now)
         return out

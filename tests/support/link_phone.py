@@ -47,6 +47,7 @@ class LinkPhone:
         self._sound: deque[bytes] = deque(maxlen=SOUND_MAX)
         self._wanted_elsewhere: asyncio.Future[None] | None = None
         self._readers: set[asyncio.Task[None]] = set()
+        self.may_dial = True
         self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
@@ -115,6 +116,10 @@ class LinkPhone:
         if self._wanted_elsewhere is not None and not self._wanted_elsewhere.done():
             self._wanted_elsewhere.set_result(None)
 
+    def resume_dialing(self) -> None:
+        """After `Nodes.lose(..., redial=False)`."""
+        self.may_dial = True
+
     def _send(self, message: dict[str, Any], delivery: Delivery) -> None:
         data = json.dumps(message, separators=(",", ":")).encode()
         self._perform(self.link.send(data, delivery, now=self._now()))
@@ -143,6 +148,9 @@ class LinkPhone:
     async def _run(self) -> None:
         tries = 0
         while not self._stopped:
+            if not self.may_dial:
+                await asyncio.sleep(0.01)
+                continue
             url = self._next_url(tries)
             generation = self._generation
             try:

@@ -5,6 +5,7 @@ Rules: whatever a cluster test wants to know of the inside it asks here, so that
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -25,7 +26,9 @@ class Nodes:
     """`clouds` in the order of their making; all share `store`."""
 
     def __init__(self, clouds: list[Cloud], store: SqliteStore, fabrics: list[Fabric]) -> None:
-        self.clouds, self.store, self.fabrics = clouds, store, fabrics
+        self.clouds, self.store = clouds, store
+        self.fabrics = fabrics
+        self.phones: list[LinkPhone] = []
 
     def __getitem__(self, index: int) -> Cloud:
         return self.clouds[index]
@@ -37,7 +40,9 @@ class Nodes:
     def phone(self, user: str = USER, first: int = 0, **options: Any) -> LinkPhone:
         """An edge that dials node `first` first."""
         urls = self.urls[first:] + self.urls[:first]
-        return LinkPhone(urls, user, self.clouds[0].verifier.mint_core_token(user), **options)
+        phone = LinkPhone(urls, user, self.clouds[0].verifier.mint_core_token(user), **options)
+        self.phones.append(phone)
+        return phone
 
     def seat(self, index: int, user: str = USER) -> Seat | None:
         cluster = self.clouds[index].hub.cluster
@@ -51,6 +56,18 @@ class Nodes:
             for index in range(len(self.clouds))
             if (seat := self.seat(index, user)) is not None and seat.machine.is_serving
         ]
+
+    async def lose(self, index: int, *, redial: bool = True) -> None:
+        """As if the node had died: off the bus, no new connections, every socket cut. What lives on in this process has
+        nobody to talk to. Without `redial` the phones of `phone` wait until they are told."""
+        for phone in self.phones:
+            phone.may_dial = redial
+        self.clouds[index]._livez.stop()  # it holds the listening socket too
+        await self.fabrics[index].close()
+        await self.clouds[index].listener.stop_accepting()
+        for connection in list(self.clouds[index].listener.connections):
+            connection.abort()
+        await asyncio.sleep(0)
 
     def edges(self, index: int) -> int:
         """App sockets that this node holds for sessions elsewhere."""
@@ -69,7 +86,7 @@ async def nodes(tmp: Path, make: MakeFabric, count: int = 2, **overrides: Any) -
         store = await SqliteStore.open(tmp / "shared.sqlite3")
         stack.push_async_callback(store.close)
         made: dict[int, Cloud] = {}
-        fabrics: list[Fabric] = []
+        fabrics: dict[int, Fabric] = {}
         order = list(range(count))
         if app_node is not None:  # its address is what the others tell apps
             order.sort(key=lambda index: index != app_node)
@@ -89,7 +106,7 @@ async def nodes(tmp: Path, make: MakeFabric, count: int = 2, **overrides: Any) -
                 settings["public_url"] = made[app_node].url
             fabric = await make()
             stack.push_async_callback(fabric.close)
-            fabrics.append(fabric)
+            fabrics[index] = fabric
             config = CloudConfig.load(overrides=settings, env={})
             made[index] = await stack.enter_async_context(Cloud(config, store=store, fabric=fabric))
-        yield Nodes([made[index] for index in range(count)], store, fabrics)
+        yield Nodes([made[i] for i in range(count)], store, [fabrics[i] for i in range(count)])

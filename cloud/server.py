@@ -198,6 +198,9 @@ class Cloud:
             counter=True,
         )
         self.metrics.read_on_scrape("sessions_alive", "Sessions in memory.", lambda: self.hub.session_count)
+        self.metrics.read_on_scrape(
+            "store_away", "1 while a shared database cannot be reached.", lambda: self.store.away is not None
+        )
         if self._fabric is not None:
             self._publish_fabric(self._fabric)
         try:

@@ -52,6 +52,7 @@ AWAY: Final = (
     asyncpg.CannotConnectNowError,
     asyncpg.OperatorInterventionError,  # shut down by its administrator, crashed, a statement cancelled
     asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,  # it was the primary until a moment ago
     asyncpg.InterfaceError,  # the connection is closed already
 )
 #: Held while migrating, so that nodes that start together do it once. Any constant; this one spells "glas".
@@ -143,8 +144,11 @@ class PostgresStore(SqlStore):
         connection = await self._connect()
         try:
             await _migrate(connection, shown(self._url))
-        finally:
-            await _quit(connection)
+            # From here on nothing that others change is missed; what is read, is read after this.
+            await connection.add_listener(CHANNEL, self._heard)
+        except BaseException:
+            connection.terminate()
+            raise
         self._pool = asyncpg.create_pool(
             self._url,
             min_size=0,  # what has gone away is not waited for
@@ -156,7 +160,7 @@ class PostgresStore(SqlStore):
         )
         await self._pool
         self._up.set()
-        self._watcher = asyncio.create_task(self._watch(), name="store-watch")
+        self._watcher = asyncio.create_task(self._watch(connection), name="store-watch")
 
     async def _connect(self) -> Connection:
         return await asyncpg.connect(
@@ -190,8 +194,8 @@ class PostgresStore(SqlStore):
         text = _numbered(sql)
         return await self._carry_out("read", lambda connection: connection.fetch(text, *args))
 
-    #: One statement is a transaction of its own.
     async def _write(self, sql: str, *args: Any) -> Sequence[Row]:
+        # One statement is a transaction of its own.
         text = _numbered(sql)
         return await self._carry_out("write", lambda connection: connection.fetch(text, *args))
 
@@ -259,7 +263,8 @@ class PostgresStore(SqlStore):
             result = await work(connection)
         except BaseException as error:
             # After a timeout (which arrives as a cancellation) the server may be frozen: a polite release would wait.
-            if isinstance(error, (TimeoutError, asyncio.CancelledError)):
+            # One that was demoted stays read-only: the name leads elsewhere now.
+            if isinstance(error, (TimeoutError, asyncio.CancelledError, asyncpg.ReadOnlySQLTransactionError)):
                 connection.terminate()
             await self._pool.release(connection)
             raise
@@ -268,33 +273,37 @@ class PostgresStore(SqlStore):
 
     # ---------------------------------------------------------------------------------------------- the watcher
 
-    async def _watch(self) -> None:
+    async def _watch(self, connection: Connection | None) -> None:
         """Listen for others' changes; notice that the database is away, and that it is back."""
         backoff = Backoff(RETRY)
-        loop = asyncio.get_running_loop()
-        first = True
         while True:
             try:
-                connection = await self._connect()
-            except (*AWAY, asyncpg.PostgresError) as error:
-                self._fell(_why(error))
-                await asyncio.sleep(backoff.next(0.5))
-                continue
-            try:
-                await connection.add_listener(CHANNEL, self._heard)
-                if not self._up.is_set():
-                    log.info("store: the database is back after %.0f s", loop.time() - self._down_at)
-                    self._up.set()
-                if not first:
-                    await self._refresh("", "")
-                first = False
+                if connection is None:
+                    connection = await self._return()
                 backoff.reset()
                 await self._listen(connection)
             except (*AWAY, asyncpg.PostgresError, StoreError) as error:
                 self._fell(_why(error))
                 await asyncio.sleep(backoff.next(0.5))
             finally:
-                connection.terminate()
+                if connection is not None:
+                    connection.terminate()
+                    connection = None
+
+    async def _return(self) -> Connection:
+        """Reach it again. What others changed meanwhile was not announced to us, so all is read anew."""
+        connection = await self._connect()
+        try:
+            await connection.add_listener(CHANNEL, self._heard)
+            if not self._up.is_set():
+                away = asyncio.get_running_loop().time() - self._down_at
+                log.info("store: the database is back after %.0f s", away)
+                self._up.set()
+            await self._refresh("", "")
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def _listen(self, connection: Connection) -> None:
         """Until the connection fails a ping: every few seconds, and at once when an operation failed."""
@@ -420,11 +429,6 @@ def _numbered(sql: str) -> str:
         text = head + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
         _texts[sql] = text
     return text
-
-
-async def _quit(connection: Connection) -> None:
-    with contextlib.suppress(*AWAY):
-        await connection.close(timeout=CONNECT)
 
 
 def _why(error: BaseException) -> str:

@@ -189,7 +189,7 @@ def test_the_database_address_is_a_secret(tmp_path: Path) -> None:
     assert "hunter2" not in repr(config) + str(config.settings())
     assert config.store.url is not None
     assert config.store.url.get_secret_value() == url
-    with pytest.raises(ConfigError, match="store.url") as caught:
+    with pytest.raises(ConfigError, match=r"store\.url") as caught:
         CloudConfig.load(overrides={"data_dir": str(tmp_path), "store.url": "mysql://u:hunter2@db/x"}, env={})
     assert "hunter2" not in str(caught.value)
 

@@ -130,6 +130,21 @@ async def test_a_frozen_server_is_a_server_that_is_away(
         await store.close()
 
 
+@pytest.mark.failure("PER-03")
+async def test_a_primary_that_was_demoted_is_left_for_its_successor(server: Postgres) -> None:
+    store = await PostgresStore.open(server.new_database())
+    try:
+        await store.storage_put(U, P, {"before": "1"})
+        # Connections that are open now stay read-only, those that are made anew are not.
+        for connection in store._pool._holders:
+            if connection._con is not None:
+                await connection._con.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+        await store.storage_put(U, P, {"after": "1"})
+        assert set(await store.storage_all(U, P)) == {"before", "after"}
+    finally:
+        await store.close()
+
+
 async def test_closing_does_not_wait_for_a_server_that_is_away(server: Postgres) -> None:
     store = await PostgresStore.open(server.new_database(), patience=0.2)
     await store.check()

@@ -131,6 +131,7 @@ async def test_one_recogniser_per_pair_and_empty_results_are_kept_back() -> None
         for _ in range(3):
             r.say()
         await until(lambda: len(r.provider.heard) == 3, "three utterances heard")
+        await until(lambda: r.finals()[-1:] and r.finals()[-1]["text"] == "words", "the last one is told")
         assert r.provider.active_max == 1
         assert [event["text"] for event in r.finals()] in (["words"], ["  ", "words"])
 

@@ -35,7 +35,10 @@ $B rm -rf /root/var/run && $B ln -s /run /root/var/run
 $B ip link set lo up
 $B hostname guest
 $B cut -d' ' -f1 /proc/uptime > /out/booted
-$B chroot /root /bin/sh /out/command
-$B echo $? > /out/exit
+# Through a pipe: programs that see a terminal draw on it.
+{
+    $B chroot /root /bin/sh /out/command
+    $B echo $? > /out/exit
+} 2>&1 | $B cat
 $B sync
 $B poweroff -f

@@ -186,7 +186,11 @@ class Bench:
 
 @asynccontextmanager
 async def bench_on(
-    lane: str, folder: Path, monkeypatch: pytest.MonkeyPatch, options: Options | None = None
+    lane: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: Options | None = None,
+    model: str = "g1",
 ) -> AsyncIterator[Bench]:
     async with AsyncExitStack() as stack:
         bus: PrivateBus | None = None
@@ -194,7 +198,7 @@ async def bench_on(
         if lane != "bumble":
             bus = await stack.enter_async_context(private_bus(folder))
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
-        room = await stack.enter_async_context(Room(["g1"], hci_ports=[f"unix-server:{folder}/hci.sock"]))
+        room = await stack.enter_async_context(Room([model], hci_ports=[f"unix-server:{folder}/hci.sock"]))
         if bus is None:
             stack.push_async_callback(close_radio, room.hci[0])
         elif lane == "realbluez":

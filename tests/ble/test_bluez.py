@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
+from bleak import BleakClient, BleakScanner
 from bleak.exc import BleakError
 
 from edge import ble
 from edge.bluez_host import PairingAgent
 from edge.profiles.g1 import UART
 from firmware_sim.fake_bluez.adapter import Options
+from firmware_sim.firmware import nex
 from firmware_sim.firmware.base import ArmState
 from firmware_sim.firmware.g1 import FROM_GLASSES, LEFT, RIGHT
-from tests.ble.conftest import HEARTBEAT, Bench, emulated_with
+from tests.ble.conftest import HEARTBEAT, Bench, bench_on, emulated_with
+from tests.support.realbluez import lanes
 from tests.support.waiting import until
 from wire.errors import GlassesError, GlassesFault
 
@@ -166,6 +170,28 @@ async def test_hazard_7_a_read_is_not_taken_for_a_notification(bluez: Bench) -> 
     assert await arm.echo() == HEARTBEAT
     await asyncio.sleep(0.1)
     assert arm.said.empty()
+
+
+@pytest.mark.parametrize("lane", lanes("bluez", "realbluez"))
+async def test_hazard_7_with_start_notify_everybodys_read_is_told_as_a_notification(
+    lane: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hazard itself, on glasses whose characteristic can be read, too; sockets of their own do not have it."""
+    async with bench_on(lane, tmp_path, monkeypatch, model="nex") as bench:
+        (address,) = (arm.spec.address for arm in bench.glasses.firmware.arms.values())
+        device = await BleakScanner.find_device_by_address(address, timeout=20)
+        assert device is not None
+        for start_notify in (True, False):
+            async with BleakClient(device) as glasses:
+                heard: list[bytes] = []
+                await glasses.start_notify(
+                    nex.FROM_GLASSES,
+                    lambda _, data, heard=heard: heard.append(bytes(data)),
+                    bluez={"use_start_notify": start_notify},
+                )
+                read = bytes(await glasses.read_gatt_char(nex.FROM_GLASSES))
+                await asyncio.sleep(0.2)
+                assert heard == ([read] if start_notify else [])
 
 
 async def test_hazard_8_no_write_is_longer_than_an_attribute_value(bluez: Bench) -> None:
@@ -326,3 +352,31 @@ async def test_without_bluetoothd_there_is_no_adapter(bluez: Bench) -> None:
         await asyncio.wait_for(ble.BleakRadio("default").start(), 20)
     assert isinstance(error.value, GlassesError)
     assert error.value.fault in (GlassesFault.ADAPTER_MISSING, GlassesFault.ADAPTER_DOWN)
+
+
+@pytest.mark.failure("BLE-06")
+async def test_a_look_for_an_adapter_outlives_the_bus_connection_that_it_shares(emulated: Bench) -> None:
+    """bleak has one for all radios of a process; another one's news of bluetoothd's end cuts it under our call."""
+    emulated.fake.hang("StartDiscovery")
+    radio = ble.BleakRadio("default")
+    starting = asyncio.create_task(radio.start())
+    await until(lambda: not emulated.fake.bus.faults["StartDiscovery"], "the call is under way")
+    ble._forget_bluez()
+    await asyncio.wait_for(starting, 20)
+    assert radio.fault is None
+    await radio.stop()
+
+
+@pytest.mark.failure("BLE-06")
+async def test_a_bus_that_is_cut_again_and_again_is_a_missing_adapter_not_a_lost_link(
+    emulated: Bench,
+) -> None:
+    emulated.fake.hang("StartDiscovery", times=ble.START_TRIES)
+    starting = asyncio.create_task(ble.BleakRadio("default").start())
+    for left in reversed(range(ble.START_TRIES)):
+        await until(lambda left=left: len(emulated.fake.bus.faults["StartDiscovery"]) == left, "a try")
+        ble._forget_bluez()
+    with pytest.raises(GlassesError) as error:
+        await asyncio.wait_for(starting, 20)
+    assert error.value.fault is GlassesFault.ADAPTER_MISSING
+    assert error.value.retryable

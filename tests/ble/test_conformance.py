@@ -11,7 +11,9 @@ import pytest
 
 from edge import ble
 from edge.profiles.g1 import UART
+from firmware_sim import bleak_backend
 from firmware_sim.control import perform
+from firmware_sim.fake_bluez.adapter import LINUX_CONNECTION
 from firmware_sim.firmware.base import ArmState, set_faults
 from firmware_sim.firmware.g1 import LEFT, RIGHT
 from tests.ble.conftest import HEARTBEAT, Bench
@@ -155,6 +157,26 @@ async def test_a_silent_link_ends_within_its_supervision_time(bench: Bench) -> N
     await arm.until_closed()
     bench.room.link.blackhole(bench.address(LEFT), False)
     assert await (await bench.connect(LEFT)).echo() == HEARTBEAT
+
+
+@pytest.mark.failure("BLE-01")
+async def test_hazard_6_links_with_the_defaults_of_linux_live_through_a_blink_and_die_in_half_a_second(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux asks for 30 to 50 ms and 420 ms of silence at most; lane A is told to ask for the same."""
+    monkeypatch.setattr(bleak_backend.Adapter, "parameters", LINUX_CONNECTION)
+    arm = await bench.connect(LEFT)
+    connection = bench.room.link.connection_of(bench.address(LEFT))
+    assert connection is not None
+    assert connection.supervision == pytest.approx(0.42)
+    bench.room.link.blackhole(bench.address(LEFT), True)
+    bench.room.link.blackhole(bench.address(LEFT), False)
+    assert await arm.echo() == HEARTBEAT
+    assert arm.closed == []
+    bench.room.link.blackhole(bench.address(LEFT), True)
+    await arm.until_closed()
+    bench.room.link.blackhole(bench.address(LEFT), False)
+    assert await (await bench.connect_again(LEFT)).echo() == HEARTBEAT
 
 
 @pytest.mark.failure("BLE-10")

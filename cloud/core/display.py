@@ -288,9 +288,8 @@ class DisplayArbiter:
             if winner is not None:
                 effects += self._show(view, winner, now)
             elif view is self._main and view.sent_at > float("-inf"):
-                effects += self._clear(
-                    view, now
-                )  # the clearing itself may have been lost with the last connection
+                # The clearing itself may have been lost with the last connection.
+                effects += self._clear(view, now)
             elif view.current is not None:
                 view.current = None
                 self._move(view, ViewState.EMPTY)

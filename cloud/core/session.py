@@ -569,13 +569,11 @@ class Session:
         self, message: Message, payload: dict[str, Any], raw: bytes, now: float
     ) -> list[Effect]:
         relay = self._delivery.relay
+        # Before the match: an isinstance of a model costs more than a relay to one app.
         delivery = RELAYED.get(message.type)
-        if (
-            delivery is not None
-        ):  # before the match: an isinstance of a model costs more than a relay to one app
-            return relay(
-                event_key(payload) if message.type == "touch_event" else message.type, raw, delivery, now
-            )
+        if delivery is not None:
+            key = event_key(payload) if message.type == "touch_event" else message.type
+            return relay(key, raw, delivery, now)
         match message:
             case glasses.Ping():
                 pong = to_glasses.PongToGlasses(

@@ -82,18 +82,10 @@ class Reports:
         out = self.device_changed(changes, now)
         if renewed:
             out += self._model_changed(message.model_name, now)
-        if connected:
+        if connected and self._port.connection_id is not None:
             # The glasses behind the client are new to us: they have neither microphone state nor display.
-            out += (
-                self._machines.mic(self.microphone.attached(now), now)
-                if self._port.connection_id is not None
-                else []
-            )
-            out += (
-                self._machines.displayed(self.display.attached(now), now)
-                if self._port.connection_id is not None
-                else []
-            )
+            out += self._machines.mic(self.microphone.attached(now), now)
+            out += self._machines.displayed(self.display.attached(now), now)
         return out
 
     def device_changed(self, changes: Mapping[str, Any], now: float) -> list[Effect]:

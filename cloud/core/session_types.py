@@ -83,9 +83,8 @@ class SessionApp:
     bad: deque[float] = field(default_factory=deque)
     present: bool = False
     last_error: str = ""
-    heard_until: float = float(
-        "-inf"
-    )  # events up to then were for an earlier instance, or are made up for already
+    #: Events up to then were for an earlier instance, or are made up for already.
+    heard_until: float = float("-inf")
     made_up: set[str] = field(default_factory=set)  # streams whose missed events this instance has been sent
     accepted_at: float = float("-inf")
 

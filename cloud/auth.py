@@ -28,6 +28,10 @@ from wire.errors import BridgeError, ConfigError, ErrorCode
 SECRET_BYTES_MIN: Final = 32
 #: A core token is about 300 bytes; identity providers stay below 4 KiB.
 TOKEN_MAX: Final = 8 * 1024
+#: Tokens whose signature need not be checked again for so many seconds (80 µs each, and in a storm all of them come back),
+#: about 1 kB each. Revocation and expiry are checked every time.
+VERIFIED_MAX: Final = 10_000
+VERIFIED_AGE: Final = 600.0
 #: Clocks of phones, servers and identity providers differ by seconds, suspended machines by more (PRO-09).
 LEEWAY: Final = 60.0
 #: The name that the SDK compiled in as the issuer of signed user tokens (wire spec 1.6).
@@ -83,6 +87,8 @@ class TokenVerifier:
     ) -> None:
         """Raises ConfigError for a missing or short secret."""
         self._secrets: tuple[str, ...] = ()
+        #: Digest of a token whose signature was good -> until when that need not be checked again, its claims.
+        self._verified: OrderedDict[bytes, tuple[float, dict[str, Any]]] = OrderedDict()
         self.require_exp = require_exp
         self.leeway = leeway
         self.revoked: set[str] = set(revoked)
@@ -100,6 +106,7 @@ class TokenVerifier:
                     "Run `glassbridge cloud init` to make a good one.",
                 )
         self._secrets = tuple(secrets)
+        self._verified.clear()
 
     def verify(self, token: str | None) -> Identity:
         """The user that a core token names. Raises AuthError with Mentra's words (wire spec 1.3)."""
@@ -129,6 +136,21 @@ class TokenVerifier:
             raise AuthError(ErrorCode.INVALID_TOKEN, "No core token provided")
         if len(token) > TOKEN_MAX:
             raise AuthError(ErrorCode.INVALID_TOKEN, "Invalid core token")
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        good_until = self._verified.get(digest)
+        if good_until is not None and time.time() < good_until[0]:
+            return dict(good_until[1])
+        claims = self._check(token)
+        expires = claims.get("exp")
+        until = time.time() + VERIFIED_AGE
+        if expires is not None:
+            until = min(until, float(expires))
+        self._verified[digest] = (until, claims)
+        while len(self._verified) > VERIFIED_MAX:
+            self._verified.popitem(last=False)
+        return dict(claims)
+
+    def _check(self, token: str) -> dict[str, Any]:
         required = ["exp"] if self.require_exp else []
         for secret in self._secrets:
             try:

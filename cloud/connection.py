@@ -21,6 +21,7 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 
+from cloud.turns import Turns
 from wire.errors import CloseCode
 from wire.messages.base import Delivery
 
@@ -209,6 +210,7 @@ class Connection(asyncio.Protocol):
         "_text_max",
         "_transport",
         "_turn_pending",
+        "_turns",
         "_writable",
         "_write",
         "dropped_lossy",
@@ -233,6 +235,7 @@ class Connection(asyncio.Protocol):
         stats: ConnectionStats,
         loop: asyncio.AbstractEventLoop,
         cork: Cork | None = None,
+        turns: Turns | None = None,
         on_authenticated: Callable[[], None] | None = None,
         on_lost: Callable[[Connection], None] | None = None,
     ) -> None:
@@ -254,6 +257,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._write = transport.write
         self._cork = Cork() if cork is None else cork
+        self._turns = turns
         self._corked: list[bytes] | None = None
         self._deflate = bool(protocol.extensions)
         self._open = True
@@ -589,6 +593,8 @@ class Connection(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         """Give bytes to the Sans-I/O core, write its answers, hand its messages to the handler."""
+        if self._closed:
+            return
         protocol = self._protocol
         protocol.receive_data(data)
         events = protocol.events_received()
@@ -665,6 +671,12 @@ class Connection(asyncio.Protocol):
         if not self._open:
             return
         self._open = self._writable = False
+        self._let_go()
+        if not self._closed:
+            self._kill_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+
+    def _let_go(self) -> None:
+        """What waits for the peer to read waits no longer."""
         self._queue = None
         self._queue_bytes = 0
         self._latest.clear()
@@ -672,8 +684,6 @@ class Connection(asyncio.Protocol):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
-        if not self._closed:
-            self._kill_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 
     def _flush_protocol(self) -> None:
         if self._closed:
@@ -691,24 +701,43 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def eof_received(self) -> bool | None:
-        if not self._closed:
-            self._protocol.receive_eof()
-            self._shut()
-            self._flush_protocol()
-        return None  # the transport closes itself
+        """The peer is gone, and thousands with it perhaps: nothing is done here that can wait for its turn."""
+        if self._corked is not None:
+            self.uncork()
+        self._open = self._writable = False
+        self._take_turn(self._hang_up)
+        return True  # the transport is closed below
+
+    def _hang_up(self) -> None:
+        self._let_go()
+        if not self._closed and not self._transport.is_closing():
+            if self._kill_timer is None and self._transport.get_write_buffer_size():
+                self._kill_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._closed:
             return
-        self._shut()
         self._closed = True
+        self._open = self._writable = False
+        self._write = _discard
+        self._stats.closed += 1
+        self._take_turn(self._end)
+
+    def _take_turn(self, work: Callable[[], None]) -> None:
+        if self._turns is None:
+            work()
+        else:
+            self._turns.do(work)
+
+    def _end(self) -> None:
+        """Tell the owner, once, and let go of everything."""
+        self._let_go()
         if self._kill_timer is not None:
             self._kill_timer.cancel()
             self._kill_timer = None
         self._buffer.clear()
         self._fragments = None
-        self._write = _discard
-        self._stats.closed += 1
         self.authenticated()  # frees the place of one that never was
         code, reason = self._verdict()
         if self._on_lost is not None:
@@ -719,6 +748,10 @@ class Connection(asyncio.Protocol):
         except Exception:
             log.exception("on_closed of connection %d failed", self.id)
             self._stats.handler_errors += 1
+        # Without these cycles nothing of a connection waits for the garbage collector: the owner knows us, and the
+        # generator inside `websockets` its protocol.
+        self._handler = _NOBODY
+        self._protocol.parser.close()
 
     def _verdict(self) -> tuple[int, str]:
         protocol = self._protocol
@@ -731,6 +764,19 @@ class Connection(asyncio.Protocol):
 
 #: Opcodes that RFC 6455 reserves.
 _RESERVED: Final = frozenset({3, 4, 5, 6, 7, 11, 12, 13, 14, 15})
+
+
+class _Nobody:
+    """Owns a connection that has ended."""
+
+    def on_open(self, connection: Connection) -> None: ...
+    def on_text(self, data: bytes) -> None: ...
+    def on_binary(self, data: bytes) -> None: ...
+    def on_pong(self, payload: bytes) -> None: ...
+    def on_closed(self, code: int, reason: str) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
 
 
 def _discard(data: bytes | bytearray | memoryview) -> None:

@@ -45,7 +45,7 @@ from wire.codec import load_object, message_type, validate
 from wire.errors import CloseCode, ErrorCode, ProtocolError
 from wire.link import split
 from wire.liveness import Ask, Dead, Liveness, LivenessPolicy, Speak
-from wire.messages import GLASSES_TO_CLOUD, iso
+from wire.messages import APP_TO_CLOUD, GLASSES_TO_CLOUD, iso
 from wire.messages import app_to_cloud as app
 from wire.messages.base import Delivery
 from wire.messages.cloud_to_app import AudioStreamReady
@@ -272,6 +272,8 @@ class Hub:
         #: This node's part in a cluster; None: the only process, which owns every session.
         self.cluster: Cluster | None = None
         self._app_sockets: dict[int, AppSocket] = {}
+        #: (user, package) of apps that other nodes have connected -> the node and since when (wall clock, seconds).
+        self._elsewhere: dict[tuple[str, str], tuple[str, float]] = {}
         self._endpoints = Endpoints()
         self._looking: set[str] = set()  # endpoints that are away and looked at
         self._rooms = Rooms()
@@ -1173,7 +1175,53 @@ class Hub:
         self._errors.labels(where=where).inc()
 
     def told(self, news: Mapping[str, Any]) -> None:
-        """Another node tells all others what has changed."""
+        """Another node tells all others what has changed. Raises KeyError, TypeError or ValueError for what cannot be
+        read."""
+        user, package = str(news.get("user", "")), str(news.get("package", ""))
+        match news.get("what"):
+            case "present":
+                self._rooms.arrived(user, package, str(news["session"]))
+                self._elsewhere[user, package] = (str(news["node"]), float(news["joined"]))
+            case "absent":
+                self._elsewhere.pop((user, package), None)
+                if user not in self._sessions:
+                    self._deliver_later(self._rooms.left(user, package, self.timestamp()))
+            case "said":
+                message = validate(APP_TO_CLOUD, news["message"])
+                if message is not None:
+                    self._said(user, package, message, str(news["at"]))
+            case "who":
+                self._tell_all()
+            case "app_server":
+                self._bring_back_here(package)
+            case "close_app":
+                self._close_app_here(package, str(news["reason"]))
+            case "token_revoked":
+                self._token_revoked_here(user, str(news["token"]))
+
+    def node_gone(self, node: str) -> None:
+        """A node has been silent for long: its users are nobody's until another node says so."""
+        for (user, package), (where, _) in list(self._elsewhere.items()):
+            if where == node:
+                del self._elsewhere[user, package]
+                if user not in self._sessions:
+                    self._deliver_later(self._rooms.left(user, package, self.timestamp()))
+
+    def _tell_presence(self, entry: SessionEntry, package: str, session_id: str) -> None:
+        if self.cluster is not None:
+            user_id, joined = entry.session.user_id, entry.connected_at[package]
+            self.cluster.tell("present", user=user_id, package=package, session=session_id, joined=joined)
+
+    def _tell_all(self) -> None:
+        """A node that is new, or has missed something, asks who is where."""
+        for user_id, entry in self._sessions.items():
+            for package in entry.connected_at:
+                self._tell_presence(entry, package, entry.session.session_id_of(package) or "")
+                if self.cluster is not None:
+                    for join in self._rooms.memberships(user_id, package):
+                        self.cluster.tell(
+                            "said", user=user_id, package=package, message=join.to_wire(), at=self.timestamp()
+                        )
 
     # ================================================================================================ effects in detail
 
@@ -1316,7 +1364,10 @@ class Hub:
         if present:
             entry.connected_at[package] = time.time()
             self._rooms.arrived(user_id, package, session_id)
+            self._tell_presence(entry, package, session_id)
         else:
+            if self.cluster is not None:
+                self.cluster.tell("absent", user=user_id, package=package)
             entry.connected_at.pop(package, None)
             entry.round_trips.pop(package, None)
             if self._sessions.get(user_id) in (entry, None):
@@ -1326,6 +1377,12 @@ class Hub:
 
     def _to_other_users(self, entry: SessionEntry, package: str, message: Any) -> None:
         user_id, at = entry.session.user_id, self.timestamp()
+        if self.cluster is not None:
+            self.cluster.tell("said", user=user_id, package=package, message=message.to_wire(), at=at)
+        self._said(user_id, package, message, at)
+
+    def _said(self, user_id: str, package: str, message: Any, at: str) -> None:
+        """Every node of a cluster works this out alike, and delivers to its own users."""
         match message:
             case app.AppBroadcastMessage():
                 sends = self._rooms.broadcast(user_id, package, message, at)
@@ -1503,8 +1560,11 @@ class Hub:
         found = []
         for user_id in self._rooms.users_of(package_name):
             entry = self._sessions.get(user_id)
+            elsewhere = self._elsewhere.get((user_id, package_name))
             if entry is not None:
                 found.append(Presence(user_id, user_id, entry.connected_at.get(package_name, 0.0)))
+            elif elsewhere is not None:
+                found.append(Presence(user_id, user_id, elsewhere[1]))
         return found
 
     def trace(self, since: int = 0) -> Sequence[Mapping[str, Any]]:
@@ -1706,7 +1766,13 @@ class Hub:
             self.feed(entry, entry.session.announce)
 
     def app_server_restarted(self, package_name: str) -> int:
-        """The app's server was found, registered itself or restarted: bring its sessions back now."""
+        """The app's server was found, registered itself or restarted: bring its sessions back now, at every node. How
+        many they are is known of this node only."""
+        if self.cluster is not None:
+            self.cluster.tell("app_server", package=package_name)
+        return self._bring_back_here(package_name)
+
+    def _bring_back_here(self, package_name: str) -> int:
         record = self._store.apps.get(package_name)
         if record is None:
             return 0
@@ -1749,12 +1815,22 @@ class Hub:
             await asyncio.sleep(self._endpoints.pause)
 
     def close_app(self, package_name: str, reason: str) -> None:
+        if self.cluster is not None:
+            self.cluster.tell("close_app", package=package_name, reason=reason)
+        self._close_app_here(package_name, reason)
+
+    def _close_app_here(self, package_name: str, reason: str) -> None:
         for entry in list(self._sessions.values()):
             if entry.session.app(package_name) is not None:
                 self.feed(entry, entry.session.stop_app, package_name)
                 self._note(entry, "app_closed", {"package": package_name, "reason": reason})
 
     def token_revoked(self, user_id: str, token_id: str) -> None:
+        if self.cluster is not None:
+            self.cluster.tell("token_revoked", user=user_id, token=token_id)
+        self._token_revoked_here(user_id, token_id)
+
+    def _token_revoked_here(self, user_id: str, token_id: str) -> None:
         entry = self._sessions.get(user_id)
         if entry is None or entry.token_id != token_id:
             return

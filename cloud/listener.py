@@ -32,6 +32,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from cloud.connection import Connection, ConnectionHandler, ConnectionStats, Cork
+from cloud.turns import Turns
 from wire.errors import CloseCode
 from wire.placement import QUERY, split_path
 
@@ -40,6 +41,12 @@ log = logging.getLogger(__name__)
 #: The Sans-I/O core logs each handshake at INFO; connections are logged by their owners, once.
 _quiet = logging.getLogger("glassbridge.websocket")
 _quiet.setLevel(logging.WARNING)
+
+
+#: Handshakes that wait for their turn, 0.5 ms each: those behind would wait longer than clients do. Later ones are told to
+#: come back after so many seconds.
+WAITING_MAX: Final = 8192
+BUSY_RETRY: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +152,14 @@ class Listener:
         upgrade: UpgradeCallback,
         limits: Limits | None = None,
         trusted_proxies: Sequence[str] = ("127.0.0.1", "::1"),
+        turns: Turns | None = None,
     ) -> None:
         """`trusted_proxies`: addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
         self.limits = limits or Limits()
         self.stats = ConnectionStats()
         self.cork = Cork()
+        self.turns = turns
+        self.waiting = 0  # handshakes that wait for their turn
         self.connections: set[Connection] = set()
         self._upgrade = upgrade
         self._trusted = _Proxies(trusted_proxies)
@@ -330,7 +340,9 @@ class _UnknownPeer:
 class _Opening(asyncio.Protocol):
     """A TCP connection until its first request head is complete."""
 
-    __slots__ = ("_address", "_buffer", "_listener", "_loop", "_taken", "_timer", "_transport")
+    __slots__ = (
+        "_address", "_buffer", "_head_end", "_listener", "_loop", "_taken", "_timer", "_transport", "_waits",
+    )  # fmt: skip
 
     def __init__(self, listener: Listener, *, taken: bool = False) -> None:
         """`taken`: another process gave it to us, so that here it stays."""
@@ -338,6 +350,8 @@ class _Opening(asyncio.Protocol):
         self._taken = taken
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
+        self._head_end = 0
+        self._waits = False  # for its turn, with reading paused
         self._transport: asyncio.Transport | None = None
         self._address = ""
         self._timer: asyncio.TimerHandle | None = None
@@ -374,6 +388,8 @@ class _Opening(asyncio.Protocol):
             return
         scan_from = max(0, len(self._buffer) - 3)
         self._buffer += data
+        if self._waits:
+            return
         if self._buffer[0] == _TLS_HANDSHAKE:
             # SDKs ask for permissions over https whatever the socket is (wire spec 5.1); waiting for the end of a head
             # that never comes would hold them, and a place among the strangers, until the handshake deadline.
@@ -396,7 +412,30 @@ class _Opening(asyncio.Protocol):
             self._transport = None
             transport.abort()  # our hold on it; the connection lives on elsewhere
             return
-        self._handshake(transport, head, bytes(self._buffer[head_end + 4 :]))
+        self._head_end = head_end + 4
+        turns = self._listener.turns
+        if turns is None:
+            self._take_turn()
+        elif self._listener.waiting >= WAITING_MAX:
+            busy = {"error": "too many connections at once"}
+            self._answer(Reject(503, busy, {"Retry-After": str(BUSY_RETRY)}))
+        elif not turns.do(self._take_turn):
+            self._waits = True
+            self._listener.waiting += 1
+            self._listener.known(self._address, self)  # it is we who are slow
+            transport.pause_reading()  # what comes meanwhile would have no bound
+
+    def _take_turn(self) -> None:
+        transport = self._transport
+        if self._waits:
+            self._listener.waiting -= 1
+        if transport is None or transport.is_closing():
+            return
+        if self._waits:
+            transport.resume_reading()
+        self._handshake(
+            transport, bytes(self._buffer[: self._head_end]), bytes(self._buffer[self._head_end :])
+        )
 
     def _handshake(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         listener = self._listener
@@ -460,6 +499,7 @@ class _Opening(asyncio.Protocol):
             stats=listener.stats,
             loop=self._loop,
             cork=listener.cork,
+            turns=listener.turns,
             on_authenticated=on_authenticated,
             on_lost=listener.connections.discard,
         )
@@ -467,9 +507,15 @@ class _Opening(asyncio.Protocol):
             stranger.connection = connection
         listener.connections.add(connection)
         transport.set_protocol(connection)
+        # The answer and what the owner says first go out together.
+        cork = listener.cork
+        cork.active = True
         for data in protocol.data_to_send():
-            transport.write(data)
+            if not connection.put(data):  # compressed connections have no short way
+                transport.write(data)
+        connection.sent = 0
         connection.opened()
+        cork.pull()
         if rest:  # frames that came right behind the handshake (CON-03)
             connection.data_received(rest)
 

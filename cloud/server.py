@@ -180,6 +180,7 @@ class Cloud:
                 permessage_deflate=limits.permessage_deflate,
             ),
             trusted_proxies=config.trusted_proxies,
+            turns=self.hub.turns,
         )
         stats = self.listener.stats
         self.metrics.read_on_scrape(

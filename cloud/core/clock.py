@@ -28,7 +28,7 @@ class WallClock:
 
     def iso(self, now: float) -> str:
         """`2026-01-01T00:00:00.000Z`. The whole second is formatted once: this stands on the event path."""
-        if now != self._text_at:  # the loop's clock stands still during a turn
+        if now != self._text_at:  # the clock of the event loop counts milliseconds
             milliseconds = int((now + self.epoch_offset) * 1000)
             second, rest = divmod(milliseconds, 1000)
             if second != self._second:
@@ -37,7 +37,7 @@ class WallClock:
         return self._text
 
     def iso_bytes(self, now: float) -> bytes:
-        """The same as bytes, made once per turn of the loop: a burst of events shares it."""
+        """The same as bytes, made once per moment: a burst of events shares it."""
         if now != self._bytes_at:
             self._bytes_at, self._bytes = now, self.iso(now).encode()
         return self._bytes

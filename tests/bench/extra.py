@@ -146,6 +146,7 @@ def storm(*, glasses: int, apps: int, within: float) -> dict[str, Any]:
             "back": done["back"],
             "took_s": done["took"],
             "webhooks": done["webhooks"],
+            "redialled": done["redialled"],
             "server_cpu_s": done["server_cpu"],
             "witness_ms": {"quiet": quiet, "during": results["during"]},
             "loop_lag_p99_s": lag.p99(),

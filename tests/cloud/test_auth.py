@@ -18,6 +18,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from cloud.auth import (
+    VERIFIED_AGE,
+    VERIFIED_MAX,
     AdminAuth,
     AuthError,
     OidcVerifier,
@@ -311,3 +313,22 @@ async def test_oidc_tokens_are_checked_by_issuer_audience_key_and_expiry() -> No
         ):
             with pytest.raises(AuthError):
                 await oidc.verify(bad)
+
+
+def test_a_signature_is_not_trusted_longer_than_its_token() -> None:
+    verifier = TokenVerifier([SECRET])
+    expires = verifier.verify(verifier.mint_core_token("a@b.c", ttl=100)).expires_at
+    verifier.verify(verifier.mint_core_token("b@b.c"))
+    until = [until for until, _ in verifier._verified.values()]
+    assert expires is not None
+    assert until[0] <= expires
+    assert until[1] <= time.time() + VERIFIED_AGE
+
+
+def test_signatures_that_were_good_are_forgotten_oldest_first() -> None:
+    verifier = TokenVerifier([SECRET])
+    claims = {"email": "a@b.c"}
+    for number in range(VERIFIED_MAX + 5):
+        verifier._verified[number.to_bytes(4)] = (time.time() + 1.0, claims)
+    verifier.verify(verifier.mint_core_token("a@b.c"))
+    assert len(verifier._verified) == VERIFIED_MAX

@@ -633,6 +633,7 @@ static void storm(double seconds)
         opt.app_port = 0;
     }
     unsigned long long failed = failures, posted = webhooks;
+    long redialled = 0;
     double start = now_s(), server = server_cpu();
     for (int i = 0; i < total; i++) {
         while (now_s() < start + seconds * i / total) poll_once(0);
@@ -648,15 +649,29 @@ static void storm(double seconds)
             break;
         }
     }
-    double give_up = now_s() + 30;
-    while ((ready_glasses < opt.sessions || ready_apps < (long)opt.sessions * opt.apps) && now_s() < give_up) poll_once(5);
+    double give_up = now_s() + 60, again = now_s() + 1;
+    while ((ready_glasses < opt.sessions || ready_apps < (long)opt.sessions * opt.apps) && now_s() < give_up) {
+        poll_once(5);
+        if (now_s() < again) continue;
+        again = now_s() + 1; /* who was turned away dials again, as every client does */
+        for (int which = 0; which < total && opening < 1000; which++) {
+            conn **at = which % per ? &apps[which / per * opt.apps + which % per - 1] : &glasses[which / per];
+            if ((*at)->phase != CLOSED) continue;
+            conn *old = *at;
+            *at = open_socket(which % per ? APP : GLASSES, which / per, which % per ? which % per - 1 : 0);
+            (*at)->back = 1;
+            release(old);
+            redialled++;
+        }
+    }
     double took = now_s() - start;
     for (int s = 0; s < opt.sessions; s++) {
         glasses[s]->back = 0;
         for (int a = 0; a < opt.apps; a++) apps[s * opt.apps + a]->back = 0;
     }
-    printf("{\"event\":\"done\",\"back\":%ld,\"of\":%d,\"took\":%.3f,\"server_cpu\":%.4f,\"failures\":%llu,\"webhooks\":%llu}\n",
-           ready_glasses + ready_apps, total, took, server_cpu() - server, failures - failed, webhooks - posted);
+    printf("{\"event\":\"done\",\"back\":%ld,\"of\":%d,\"took\":%.3f,\"server_cpu\":%.4f,\"failures\":%llu,\"webhooks\":%llu,"
+           "\"redialled\":%ld}\n",
+           ready_glasses + ready_apps, total, took, server_cpu() - server, failures - failed, webhooks - posted, redialled);
 }
 
 int main(int argc, char **argv)

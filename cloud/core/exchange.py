@@ -144,7 +144,7 @@ def _way_out(display: _Display, detail: Mapping[str, Any]) -> list[dict[str, Any
     rtt = display.round_trip_ms
     note = "both ways are in it, for its clock is unknown"
     if rtt is not None:
-        note += f"; they take {rtt:.1f} ms"
+        note += f"; they take {f'{rtt:.1f}' if rtt >= 1 else 'under 1'} ms"
     return [
         _hop("app", display.package.rpartition(".")[2], app_ms, note),
         _hop("cloud", "its turn", waited_ms),

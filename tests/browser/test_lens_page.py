@@ -113,6 +113,7 @@ async def test_typed_words_appear_on_the_lens_and_their_way_is_drawn(page: Page)
     assert "–" not in await hops.locator(".ms").all_text_contents(), "each hop is measured"
     await expect(page.locator("#exchange-total")).to_contain_text("in all")
     await page.wait_for_timeout(LIT_AFTER_MS)
+    await expect(page.locator("#differ")).to_be_hidden()
     await page.screenshot(path=IMAGES / "lens-page.png")
 
 

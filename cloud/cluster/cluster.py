@@ -39,6 +39,10 @@ MOVES_PER_SECOND: Final = 150.0
 MOVE_JITTER: Final = 0.5
 #: After the last session was told to go, stragglers have this long.
 STRAGGLERS: Final = 5.0
+#: Every node says this often that it lives; one that was silent for so long has left without a word. Seconds. Only who
+#: may talk to whom depends on it; ownership does not.
+BEAT: Final = 5.0
+GONE_AFTER: Final = 16.0
 #: App sockets are sent to another node this long after their session has gone, so that they find it.
 APPS_AFTER: Final = 0.5
 
@@ -60,6 +64,8 @@ class Cluster:
         self._by_connection: dict[int, RemoteApp] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unlisten: list[Unlisten] = []
+        self._heard: dict[str, float] = {}  # other nodes -> when they last said anything to all
+        self._timer: asyncio.TimerHandle | None = None
         self._left = asyncio.Event()  # a seat has been vacated
         self._closed = False
 
@@ -68,6 +74,17 @@ class Cluster:
         self._unlisten.append(await self.fabric.listen(node_address(self.node), self._asked))
         self._unlisten.append(await self.fabric.listen(EVERYBODY, self._told))
         self.fabric.on_gap(self._gap)
+        self.tell("who")
+        self._beat()
+
+    def _beat(self) -> None:
+        """Say that this node lives, and look who has not said so for long."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(BEAT, self._beat)
+        self.tell("here")
+        for node in [n for n, at in self._heard.items() if loop.time() - at > GONE_AFTER]:
+            del self._heard[node]
+            self.hub.node_gone(node)
 
     # ================================================================================================ for the hub
 
@@ -225,8 +242,14 @@ class Cluster:
         except ProtocolError:
             self.counted("malformed", "news")
             return
-        if news.get("node") != self.node:
+        node = news.get("node")
+        if node == self.node or not isinstance(node, str):
+            return
+        self._heard[node] = asyncio.get_running_loop().time()
+        try:
             self.hub.told(news)
+        except (KeyError, TypeError, ValueError, ProtocolError):
+            self.counted("malformed", "news")
 
     def tell(self, what: str, **about: Any) -> None:
         """Tell every other node. At most once: what must not be missed is also in the store."""
@@ -239,6 +262,7 @@ class Cluster:
             seat.feed(seat.machine.gap)
         for edge in list(self.edges.values()):
             edge.gap()
+        self.tell("who")
 
     # ================================================================================================ the end
 
@@ -282,6 +306,8 @@ class Cluster:
         if self._closed:
             return
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         for undo in self._unlisten:
             undo()
         for seat in list(self.seats.values()):

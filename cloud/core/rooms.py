@@ -60,6 +60,21 @@ class Rooms:
             effects += self._leave(user, package, room_id, timestamp)
         return effects
 
+    def memberships(self, user: str, package: str) -> list[app.AppRoomJoin]:
+        """The user's rooms, as joins that another node of the cluster can repeat."""
+        return [
+            app.AppRoomJoin(
+                package_name=package,
+                session_id=None,
+                room_id=room_id,
+                room_config=app.RoomConfig(
+                    max_users=room.limit, is_private=room.is_private, metadata=room.metadata
+                ),
+            )
+            for room_id, room in self._rooms.get(package, {}).items()
+            if user in room.members
+        ]
+
     def users_of(self, package: str) -> list[str]:
         """Users whose app is connected."""
         return list(self._present.get(package, {}))

@@ -334,3 +334,42 @@ async def test_the_end_of_a_session_leaves_no_records(tmp_path: Path, make: Make
             ]
 
         await until_async(none_left)
+
+
+async def test_users_of_one_app_reach_each_other_over_nodes(tmp_path: Path, make: MakeFabric) -> None:
+    async with nodes(tmp_path, make) as world, FakeApp(*APP) as app:
+        await register(world[0], app)
+        async with world.phone("a@example.com") as first, world.phone("b@example.com", first=1) as second:
+            mine, theirs = await running(world, first, app), await running(world, second, app)
+            assert world.owners("a@example.com") == [0]
+            assert world.owners("b@example.com") == [1]
+            for cloud in world.clouds:
+                await until(lambda c=cloud: len(c.hub.users_of(app.package)) == 2, "both are known")  # type: ignore[misc]
+            for session in (mine, theirs):
+                await session.send("app_room_join", packageName=app.package, sessionId="", roomId="r")
+            await until(lambda: bool(mine.of("app_room_updated")), "the rooms agree")
+            await mine.send(
+                "app_broadcast_message",
+                packageName=app.package,
+                sessionId="",
+                payload="hello",
+                messageId="m1",
+                roomId="r",
+            )
+            await until(lambda: bool(theirs.of("app_message_received")), "the broadcast")
+            assert theirs.of("app_message_received")[0]["senderUserId"] == "a@example.com"
+            assert mine.of("app_message_received") == []
+            await mine.send(
+                "app_direct_message",
+                packageName=app.package,
+                sessionId="",
+                payload="you",
+                messageId="m2",
+                targetUserId="b@example.com",
+            )
+            await until(lambda: bool(mine.of("app_direct_message_response")), "the answer")
+            assert mine.of("app_direct_message_response")[0]["success"] is True
+            await until(lambda: len(theirs.of("app_message_received")) == 2, "the direct message")
+        cluster = world[0].hub.cluster
+        assert cluster is not None
+        world[0].hub.node_gone(world[1].hub.cluster.node)  # type: ignore[union-attr]

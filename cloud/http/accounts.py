@@ -1,28 +1,19 @@
-"""What belongs to one user beyond the rows of the store: photos on disk, sessions, tokens; and how it all ends.
+"""What belongs to one user beyond the rows of the store: photos, sessions, tokens; and how it all ends.
 
 Rules: files are named by us, never by an uploader; forgetting an account forgets every part of it, whoever asked.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from pathlib import Path
-
 from cloud.http.services import Services
 
 
-def photo_dir(services: Services) -> Path:
-    return services.config.directory / "photos"
-
-
 async def forget_photo(services: Services, user_id: str, photo_id: str) -> bool:
-    """Remove one photo of this user, record and file. False if it is not theirs."""
+    """Remove one photo of this user, record and bytes. False if it is not theirs."""
     photo = await services.store.delete_photo(user_id, photo_id)
     if photo is None:
         return False
-    with contextlib.suppress(OSError):
-        await asyncio.to_thread((photo_dir(services) / photo.file_name).unlink)
+    await services.store.delete_file(photo.file_name)
     return True
 
 

@@ -16,11 +16,11 @@ from typing import Any, Final
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from cloud.auth import AuthError, hash_with_api_key
 from cloud.core.settings import app_settings, settings_page
-from cloud.http.accounts import forget_account, forget_photo, photo_dir
+from cloud.http.accounts import forget_account, forget_photo
 from cloud.http.manifest import for_2025_phone, for_2026_phone
 from cloud.http.ports import AppOutcome, AppView
 from cloud.http.routing import JSON, Auth, Call, Refusal, RouteSpec, Shape, limit, now_text, user_in_body
@@ -509,15 +509,9 @@ async def upload_photo(call: Call) -> Response:
 
 async def _keep(call: Call, data: bytes, request_id: str, mime_type: str, suffix: str) -> PhotoRecord:
     photo_id = uuid.uuid4().hex  # the uploader's file name is never used
-    directory = photo_dir(call.services)
     name = photo_id + suffix
-
-    def write() -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / name).write_bytes(data)
-
-    await asyncio.to_thread(write)
     store = call.services.store
+    await store.put_file(name, data)
     photo = PhotoRecord(photo_id, call.user_id, request_id, None, mime_type, name, len(data), time.time())
     await store.put_photo(photo)
     for old in (await store.list_photos(call.user_id))[PHOTOS_MAX:]:
@@ -529,10 +523,10 @@ async def get_photo(call: Call) -> Response:
     photo = await call.services.store.get_photo(call.path("photo_id"))
     if photo is None or photo.user_id != call.user_id:
         raise Refusal(404, "Photo not found", code=ErrorCode.NOT_FOUND)
-    path = photo_dir(call.services) / photo.file_name
-    if not await asyncio.to_thread(path.exists):
+    data = await call.services.store.get_file(photo.file_name)
+    if data is None:
         raise Refusal(404, "Photo not found", code=ErrorCode.NOT_FOUND)
-    return FileResponse(path, media_type=photo.mime_type, headers={"Cache-Control": "private"})
+    return Response(data, media_type=photo.mime_type, headers={"Cache-Control": "private"})
 
 
 async def gallery(call: Call) -> Response:

@@ -1,4 +1,4 @@
-"""Moves a household from the SQLite file of a data directory into PostgreSQL: everything or nothing.
+"""Moves a household from the SQLite file of a data directory into PostgreSQL, photos included: everything or nothing.
 
 Rules: no cloud serves the directory meanwhile (the same lock proves it). The target must hold nobody yet, so that nothing
 is ever merged by accident. The file is left as it is: going back is removing `store.url`.
@@ -18,7 +18,7 @@ from cloud.config import DATABASE_FILE
 from cloud.instance import Instance
 from cloud.store.postgres import AWAY, PostgresStore, shown
 from cloud.store.sql import TABLES
-from cloud.store.sqlite import SqliteStore
+from cloud.store.sqlite import PHOTOS, SqliteStore
 from wire.errors import ConfigError
 
 #: Rows read and sent at a time; a row has at most 100 kB, and usually 100 bytes.
@@ -65,10 +65,25 @@ async def _copy(source: Path, url: str) -> Mapping[str, int]:
                         "Make a new database for the move.",
                     )
                 counts[table] = await _copy_table(file, target, table)
+            counts["photo_files"] = await _copy_photos(source.parent / PHOTOS, target)
     finally:
         file.close()
         await target.close(timeout=START)
     return counts
+
+
+async def _copy_photos(folder: Path, target: Any) -> int:
+    """The bytes of those photos that still have a record."""
+    count = 0
+    for row in await target.fetch("SELECT file_name FROM photos"):
+        path = folder / row[0]
+        if path.exists():
+            data = await asyncio.to_thread(path.read_bytes)
+            await target.execute(
+                "INSERT INTO photo_files VALUES ($1, $2) ON CONFLICT DO NOTHING", row[0], data
+            )
+            count += 1
+    return count
 
 
 async def _copy_table(file: sqlite3.Connection, target: Any, table: str) -> int:

@@ -206,6 +206,20 @@ class PostgresStore(SqlStore):
 
         return await self._carry_out("write", work)
 
+    async def put_file(self, name: str, data: bytes) -> None:
+        await self._write(
+            "INSERT INTO photo_files VALUES (?, ?) ON CONFLICT (file_name) DO UPDATE SET data = excluded.data",
+            name,
+            data,
+        )
+
+    async def get_file(self, name: str) -> bytes | None:
+        rows = await self._read("SELECT data FROM photo_files WHERE file_name = ?", name)
+        return rows[0][0] if rows else None
+
+    async def delete_file(self, name: str) -> None:
+        await self._write("DELETE FROM photo_files WHERE file_name = ?", name)
+
     async def _carry_out(self, what: str, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Repeat until done, refused, or the patience is over. Raises StoreError or StorageLimit."""
         if self._waiting >= PENDING_MAX:
@@ -386,7 +400,7 @@ async def _play(connection: Connection, script: Script[T], me: str) -> T:
 
 
 async def _migrate(connection: Connection, where: str) -> None:
-    known = migrations()
+    known = migrations("postgres")
     newest = known[-1][0]
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)

@@ -103,7 +103,7 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class PhotoRecord:
-    """A photo that glasses uploaded; the bytes lie beside the database under `file_name`."""
+    """A photo that glasses uploaded; the store keeps the bytes under `file_name`."""
 
     photo_id: str
     user_id: str

@@ -70,12 +70,15 @@ class Announce:
 Script: TypeAlias = Generator[Statement | Lock | Announce, Sequence[Row], T]
 
 
-def migrations() -> list[tuple[int, str]]:
-    """Number and SQL (SQLite's words) of each version of the schema, in order; PostgreSQL's is derived from it."""
+def migrations(engine: str) -> list[tuple[int, str]]:
+    """Number and SQL of each version of the schema, in order, for "sqlite" or "postgres".
+
+    A file without an engine in its name is for both, in SQLite's words; PostgreSQL's are derived from them.
+    """
     found = []
     for entry in resources.files("cloud.store").joinpath("migrations").iterdir():
-        match = re.fullmatch(r"(\d{4})_\w+\.sql", entry.name)
-        if match:
+        match = re.fullmatch(r"(\d{4})_\w+?(?:\.(\w+))?\.sql", entry.name)
+        if match and match[2] in (None, engine):
             found.append((int(match[1]), entry.read_text()))
     return sorted(found)
 
@@ -476,6 +479,13 @@ class SqlStore(ABC):
             user_id,
         )
         return PhotoRecord(*rows[0]) if rows else None
+
+    @abstractmethod
+    async def put_file(self, name: str, data: bytes) -> None: ...
+    @abstractmethod
+    async def get_file(self, name: str) -> bytes | None: ...
+    @abstractmethod
+    async def delete_file(self, name: str) -> None: ...
 
     # ---------------------------------------------------------------------------------------------- forms
 

@@ -32,6 +32,8 @@ Work = Callable[[], Script[T]]
 PENDING_MAX: Final = 4096
 #: How long one process waits for another's write (several workers share the file).
 BUSY_TIMEOUT: Final = 5.0
+#: Folder beside the database with the bytes of photos.
+PHOTOS: Final = "photos"
 #: A copy is taken when the last one is older than this, at start.
 COPY_INTERVAL: Final = 24 * 3600.0
 
@@ -44,6 +46,7 @@ class SqliteStore(SqlStore):
     def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
         """Internal: use `open`."""
         super().__init__()
+        self._photos = Path(PHOTOS)
         self._writer = writer
         self._reader = reader
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="store-write")
@@ -67,9 +70,11 @@ class SqliteStore(SqlStore):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             _set_aside_if_corrupt(path)
             writer = _connect(path, busy_timeout)
-            _migrate(writer, path, migrations())
+            _migrate(writer, path, migrations("sqlite"))
             _keep_good_copy(writer, path)
-            return cls(writer, _connect(path, busy_timeout))
+            store = cls(writer, _connect(path, busy_timeout))
+            store._photos = path.parent / PHOTOS
+            return store
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
                 f"database {path}", f"it cannot be opened ({error})", "Check the owner of the data directory."
@@ -120,6 +125,30 @@ class SqliteStore(SqlStore):
         if self._committing is None:
             self._next_batch()
         return await done
+
+    async def put_file(self, name: str, data: bytes) -> None:
+        def write() -> None:
+            self._photos.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._photos / name).write_bytes(data)
+
+        try:
+            await asyncio.to_thread(write)
+        except OSError as error:
+            raise StoreError(f"write failed: {error.strerror}") from error
+
+    async def get_file(self, name: str) -> bytes | None:
+        try:
+            return await asyncio.to_thread((self._photos / name).read_bytes)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"read failed: {error.strerror}") from error
+
+    async def delete_file(self, name: str) -> None:
+        with contextlib.suppress(
+            OSError
+        ):  # it is gone already, or will be found by whoever cleans the folder
+            await asyncio.to_thread((self._photos / name).unlink)
 
     def _next_batch(self) -> None:
         if not self._pending:

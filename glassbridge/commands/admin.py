@@ -351,9 +351,7 @@ def cloud_migrate(file: Config = None, data_dir: DataDir = None, as_json: Json =
         emit({"moved": dict(counts)})
         return
     show(_table([("TABLE", "ROWS"), *((name, str(count)) for name, count in counts.items())], ""))
-    talk(
-        "everything is copied; the file is left as it was. Photos are files: copy the folder photos/ where nodes share it."
-    )
+    talk("everything is copied; the file and the photos are left where they were")
 
 
 @cloud.command("check")

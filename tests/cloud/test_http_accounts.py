@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cloud.http.accounts import forget_account, forget_photo, photo_dir
+from cloud.http.accounts import forget_account, forget_photo
 from cloud.store.records import PhotoRecord, TokenRecord
 from tests.cloud.http_world import ANNA, BEN, HttpWorld, http_world
 
 
 async def keep_photo(world: HttpWorld, user_id: str, photo_id: str) -> Path:
-    directory = photo_dir(world.services)
+    directory = world.services.config.directory / "photos"
     directory.mkdir(exist_ok=True)
     path = directory / f"{photo_id}.jpg"
     path.write_bytes(b"jpeg")

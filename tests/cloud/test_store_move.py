@@ -44,6 +44,7 @@ async def fill(directory: Path) -> None:
         await store.put_location(user, Location(1.25, -2.5, None, now))
         await store.put_session(SessionRecord(user, "s", "e", now))
         await store.put_photo(PhotoRecord(f"p-{user}", user, "r", P, "image/jpeg", "x.jpg", 3, now))
+    await store.put_file("x.jpg", b"jpg")
     await store.put_app(app())
     await store.put_registration(Registration("r1", P, "http://h/webhook", ("http://h",), 1.0, 2.0))
     await store.put_token(TokenRecord("live", U, "phone", now, None, None))
@@ -65,7 +66,8 @@ async def test_every_row_arrives_as_it_was(tmp_path: Path, server: Postgres) -> 
     try:
         before, after = await everything(source), await everything(target)
         assert after == before
-        assert {table: len(rows) for table, rows in after.items()} == counts
+        assert {table: len(rows) for table, rows in after.items()} | {"photo_files": 2} == counts
+        assert await target.get_file("x.jpg") == b"jpg"
         assert all(counts.values()), "the test fills every table"
         assert target.apps[P].name == "Captions"
         assert await target.revoked_token_ids() == ["dead"]

@@ -245,6 +245,17 @@ async def test_sessions_and_photos(store: SqlStore) -> None:
     assert await store.get_photo("p1") is None
 
 
+async def test_files_of_photos_are_kept_and_dropped(store: SqlStore) -> None:
+    data = bytes(range(256)) * 4096
+    assert await store.get_file("p1.jpg") is None
+    await store.put_file("p1.jpg", data)
+    await store.put_file("p1.jpg", data[:-1])
+    assert await store.get_file("p1.jpg") == data[:-1]
+    await store.delete_file("p1.jpg")
+    await store.delete_file("p1.jpg")
+    assert await store.get_file("p1.jpg") is None
+
+
 async def test_one_failing_write_takes_no_other_with_it(store: SqlStore) -> None:
     outcomes = await asyncio.gather(
         store.storage_put(U, P, {"a": "1"}),
@@ -310,4 +321,4 @@ async def test_the_tables_are_all_named(store: SqlStore) -> None:
         rows = await store._read("SELECT name FROM sqlite_master WHERE type = 'table'")
     else:
         rows = await store._read("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    assert {row[0] for row in rows} - {"health", "schema_version"} == set(TABLES)
+    assert {row[0] for row in rows} - {"health", "schema_version", "photo_files"} == set(TABLES)

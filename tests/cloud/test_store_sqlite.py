@@ -166,10 +166,10 @@ async def test_a_corrupt_file_without_a_copy_starts_empty(tmp_path: Path) -> Non
 def test_an_upgrade_keeps_a_copy_of_the_old_database(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
     connection = _connect(path, 1.0)
-    _migrate(connection, path, migrations())
+    _migrate(connection, path, migrations("sqlite"))
     assert not list(tmp_path.glob("*.before-*")), "nothing to copy for a new file"
     connection.execute("INSERT INTO users VALUES ('u', NULL, 1.0)")
-    later = [*migrations(), (2, "ALTER TABLE users ADD COLUMN extra TEXT;")]
+    later = [*migrations("sqlite"), (2, "ALTER TABLE users ADD COLUMN extra TEXT;")]
     _migrate(connection, path, later)
     assert connection.execute("SELECT user_id, extra FROM users").fetchall() == [("u", None)]
     assert connection.execute("PRAGMA user_version").fetchone() == (2,)
@@ -182,9 +182,11 @@ def test_an_upgrade_keeps_a_copy_of_the_old_database(tmp_path: Path) -> None:
 def test_a_migration_is_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
     connection = _connect(path, 1.0)
-    _migrate(connection, path, migrations())
+    _migrate(connection, path, migrations("sqlite"))
     with pytest.raises(sqlite3.Error):
-        _migrate(connection, path, [*migrations(), (2, "CREATE TABLE x (a); CREATE TABLE users (b);")])
+        _migrate(
+            connection, path, [*migrations("sqlite"), (2, "CREATE TABLE x (a); CREATE TABLE users (b);")]
+        )
     connection.rollback()
     assert connection.execute("PRAGMA user_version").fetchone() == (1,)
     assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'x'").fetchall() == []

@@ -228,6 +228,38 @@ async def test_hazard_9_a_bond_that_the_glasses_lost_is_given_up_and_made_anew(
         await agent.stop()
 
 
+@pytest.mark.failure("BLE-13")
+@pytest.mark.parametrize("trouble", ["far", "silent", "full"])
+async def test_a_bond_is_not_given_up_for_a_bad_link_or_none(
+    bluez: Bench, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    agent = PairingAgent()
+    agent.start()
+    try:
+        await until(lambda: agent.registrations == 1, "the agent")
+        await (await bluez.connect(LEFT, pair=True)).link.close()
+        air = bluez.room.link.air(bluez.address(LEFT))
+        if trouble == "far":
+            air.rssi = ble.BOND_RSSI_MIN - 15
+            await bluez.sight(LEFT)
+            await until(lambda: bluez.seen[-1].rssi == air.rssi, "far away", 10)
+            air.refuse = 0x3E
+        elif trouble == "full":
+            await bluez.connect(RIGHT)
+            bluez.room.ports[0].controller.max_links = 1
+        monkeypatch.setattr(ble, "CONNECT_MAX", 1.0)
+        for _ in range(ble.BOND_DOUBTS_MAX + 1):
+            await bluez.sight(LEFT)
+            air.blackhole = trouble == "silent"
+            with pytest.raises(GlassesError) as error:
+                await bluez.connect(LEFT, pair=True, sight=False)
+            assert error.value.retryable
+            air.blackhole = False
+        assert await bluez.device_is(LEFT, "Paired")
+    finally:
+        await agent.stop()
+
+
 @pytest.mark.failure("BLE-07")
 async def test_a_stale_service_table_is_dropped_once_and_discovered_anew(emulated: Bench) -> None:
     emulated.fake.adapters[0].hidden[emulated.address(LEFT)] = FROM_GLASSES

@@ -5,7 +5,8 @@ umask 077
 cd "$(dirname "$0")"
 [ ! -e cluster.env ] || { echo "cluster.env is there already; remove it to make new secrets (every token becomes void)" >&2; exit 1; }
 random() { head -c 36 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n'; }
-admin=$(random); nats=$(random); postgres=$(random)
+admin=$(random); postgres=$(random)
+nats=t$(random)   # begins with a letter: NATS takes what begins with a digit for a number
 routes="nats://cell:$nats@nats-1:6222, nats://cell:$nats@nats-2:6222, nats://cell:$nats@nats-3:6222"
 cat > cluster.env <<END
 GLASSBRIDGE_PUBLIC_URL=${1:-https://glass.home.example}

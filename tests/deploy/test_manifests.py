@@ -175,7 +175,7 @@ def test_nats_takes_its_configuration(tmp_path: Path) -> None:
     secrets = env_file(tmp_path)
     done = subprocess.run(
         [program, "-t", "--config", str(DEPLOY / "nats" / "nats-server.conf")],
-        env={**os.environ, "NATS_NAME": "nats-1", **secrets},
+        env={**os.environ, "NATS_NAME": "nats-1", "NATS_DATA": str(tmp_path / "data"), **secrets},
         capture_output=True,
         text=True,
         check=False,
@@ -228,7 +228,6 @@ async def test_three_servers_with_this_file_make_one_cluster_that_only_the_token
                 ("0.0.0.0:4222", f"127.0.0.1:{client}"),
                 ("0.0.0.0:6222", f"127.0.0.1:{cluster}"),
                 ("127.0.0.1:8222", f"127.0.0.1:{health}"),
-                ("store_dir: /data", f"store_dir: {tmp_path / str(number)}"),
             ):
                 assert old in own
                 own = own.replace(old, new)
@@ -238,6 +237,7 @@ async def test_three_servers_with_this_file_make_one_cluster_that_only_the_token
                 **os.environ,
                 **secrets,
                 "NATS_NAME": f"nats-{number}",
+                "NATS_DATA": str(tmp_path / str(number)),
                 "NATS_ROUTES": f"[{routes}]",
             }
             running.append(

@@ -991,6 +991,8 @@ class Hub:
             self._keep_for_replay(entry, data)
         try:
             self._perform(entry, entry.session.glasses_text(connection_id, data, now), now)
+            if entry.seat is not None and entry.seat.remotes:
+                entry.seat.settle()
         except Exception:
             self._failed(entry, now)
         self._arm(entry)

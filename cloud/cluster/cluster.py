@@ -200,6 +200,7 @@ class Cluster:
         self._by_connection[remote.connection_id] = remote
         restate = bool(request.get("acknowledged")) and seat.machine.source != "handoff"
         reply(orjson.dumps({**answer, "ok": True, "up": received, "restate": restate}))
+        seat.settle()  # from now on the glasses wait for its node's word
         self.hub.feed(entry, entry.session.app_identified, package, remote.connection_id)
 
     def detach(self, seat: Seat, remote: RemoteApp) -> None:

@@ -7,7 +7,8 @@ for again. A node that is gone is told by nobody listening there, not by a time-
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, assert_never
+from collections import deque
+from typing import TYPE_CHECKING, Final, assert_never
 
 from cloud.cluster.fabric import NoOne, Unavailable
 from cloud.cluster.names import socket_address
@@ -21,12 +22,15 @@ from wire.messages.base import Delivery
 if TYPE_CHECKING:
     from cloud.cluster.seat import Seat
 
+#: The glasses keep a frame at most this long for a node that does not confirm it: a probe and its answer take 0.3 s.
+OWED: Final = 0.5
+
 
 class RemoteApp:
     """See the module."""
 
     __slots__ = (
-        "_checking", "_closed", "_loop", "_pipe", "_seat", "_timer", "_timer_at", "connection_id", "package", "socket_id",
+        "_checking", "_closed", "_loop", "_owed", "_pipe", "_seat", "_timer", "_timer_at", "connection_id", "package", "socket_id",
     )  # fmt: skip
 
     def __init__(self, seat: Seat, socket_id: str, package: str, attachment: int, received: int) -> None:
@@ -41,6 +45,18 @@ class RemoteApp:
         self._timer_at = 0.0
         self._checking = False
         self._closed = False
+        self._owed: deque[tuple[int, float]] = (
+            deque()
+        )  # frames that the glasses keep until the other node has them
+
+    @property
+    def owes(self) -> bool:
+        """Whether the other node has yet to confirm a frame that the glasses could repeat. Not for ever: a bus that is
+        away must not stop the glasses, and what it owes is in the pipe and in the app's log."""
+        now = self._loop.time()
+        while self._owed and (self._owed[0][0] <= self._pipe.acknowledged or now - self._owed[0][1] > OWED):
+            self._owed.popleft()
+        return bool(self._owed)
 
     @property
     def attachment(self) -> int:
@@ -60,6 +76,8 @@ class RemoteApp:
 
     def send(self, effect: fx.SendToApps) -> None:
         """One text frame."""
+        if effect.ident is not None and effect.ident[2]:  # brought about by a frame of the glasses' log
+            self._owed.append((self._pipe.newest + 1, self._loop.time()))
         self._put(Piece(Content.TEXT, effect.payload, effect.delivery, effect.key, effect.ident))
 
     def send_audio(self, pcm: bytes) -> None:
@@ -88,6 +106,8 @@ class RemoteApp:
     def take(self, data: bytes) -> None:
         """Bytes of the pipe. Raises ValueError for what is none."""
         self._perform(self._pipe.take(data, self._loop.time()))
+        if self._owed:
+            self._seat.settle()
         self._arm()
 
     def resend(self, after: int) -> None:
@@ -151,6 +171,7 @@ class RemoteApp:
         entry = self._seat.entry
         self._seat.remotes.pop(self.attachment, None)
         self._seat.cluster.gone(self)
+        self._seat.settle()
         if entry is not None:
             hub = self._seat.cluster.hub
             hub.feed(entry, entry.session.app_lost, self.package, self.connection_id)
@@ -177,6 +198,8 @@ class RemoteApp:
     def _tick(self) -> None:
         self._timer = None
         self._perform(self._pipe.handle_deadline(self._loop.time()))
+        if self._owed:
+            self._seat.settle()
         self._arm()
 
 

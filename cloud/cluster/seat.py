@@ -77,6 +77,11 @@ class Seat:
         if self._waiting is not None and self._waiting[0] is connection:
             self._waiting = None
 
+    def settle(self) -> None:
+        """Acknowledge to the glasses what every node that needs it has; nothing while one of them owes its word."""
+        if self.entry is not None and not any(remote.owes for remote in self.remotes.values()):
+            self.cluster.hub.feed(self.entry, self.entry.session.acknowledge, bool(self.remotes))
+
     def dirty(self) -> None:
         """Something worth keeping has changed."""
         if not self.machine.is_dirty:
@@ -238,10 +243,15 @@ class Seat:
             "ok": True,
             "epoch": self.machine.epoch,
             "node": self.cluster.node,
-            "session": self.entry.session.export(now, complete=complete),
         }
         if complete:
+            self.entry.session.acknowledge(
+                False, now
+            )  # what was handled goes along; the glasses need not repeat it
+            value["session"] = self.entry.session.export(now, complete=True)
             value["ups"] = {remote.socket_id: remote.received for remote in self.remotes.values()}
+        else:
+            value["session"] = self.entry.session.export(now, complete=False)
         return orjson.dumps(value)
 
     def _save(self, save: own.SaveState) -> None:

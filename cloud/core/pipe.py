@@ -270,8 +270,8 @@ class Pipe:
             delivery = _DELIVERIES[min(flags & 3, 2)]
             if flags >> 3 in _CONTENTS:  # a newer version may say more
                 out.append(Deliver(Piece(Content(flags >> 3), data[at:], delivery, key, ident)))
-        if self._in - self._in_acked >= self.limits.ack_every:
-            out.append(self._acknowledge())
+        if self._in - self._in_acked >= self.limits.ack_every or flags & 3 == _NUMBER[Delivery.RELIABLE]:
+            out.append(self._acknowledge())  # of a reliable frame at once: the glasses wait for it
         elif self._ack_at is None:
             self._ack_at = now + self.limits.ack_delay
         return out

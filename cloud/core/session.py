@@ -340,6 +340,15 @@ class Session:
                 frames.append({"type": "display_event", **head, "view": view, "layout": shown["layout"]})
         return [orjson.dumps(frame) for frame in frames]
 
+    def acknowledge(self, hold: bool, now: float) -> list[Effect]:
+        """Everything that the glasses have said is where it belongs: tell them. With `hold`, say nothing of what comes
+        next until this is called again: an app's node must have it before the glasses forget it."""
+        if not self._apps.loaded or self.state in _OVER:
+            return []
+        out = self._port.sent(self._port.link.release(now))
+        self._port.link.holding = hold
+        return out
+
     def marks(self) -> dict[str, tuple[int, int]]:
         """How far each stream of named frames has come: what every connected app has been given."""
         out = {stream: (count, 0) for stream, (count, _) in self._delivery.marks.items()}

@@ -10,10 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
+import select
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from cloud.cluster.handover import RETRY
 from cloud.cluster.placement import best_of
 from tests.support.brokers import nats_server
 from tests.support.fake_phone import FakePhone, Generation
-from tests.support.waiting import SLOW, until
+from tests.support.waiting import SLOW
 from tests.system.rolling import Edge
 from wire.placement import session_key
 
@@ -35,18 +37,13 @@ ADMIN = "workers-admin-token-workers-admin"
 class Workers:
     """A running supervisor with its children."""
 
-    def __init__(self, process: asyncio.subprocess.Process, ready: dict[str, Any], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], ready: dict[str, Any], log: Path) -> None:
         self.process = process
         self.url: str = ready["url"]
         self.count = len(ready.get("workers", [0]))
         self.broker: int | None = ready.get("broker")
         self.log = log
         self.pids: list[int] = ready.get("workers", [])
-        self.http = httpx.AsyncClient(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {ADMIN}", "Connection": "close"},
-            timeout=10 * SLOW,
-        )
 
     @property
     def port(self) -> int:
@@ -65,10 +62,28 @@ class Workers:
     def edge(self, user: str) -> Edge:
         return Edge(user, self.token(user), f"ws://127.0.0.1:{self.port}/glasses-ws")
 
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        """One request as the administrator, on a connection of its own: any worker may answer."""
+        async with self._client() as http:
+            return await http.get(path, headers=headers)
+
+    async def post(self, path: str, body: Any = None) -> httpx.Response:
+        async with self._client() as http:
+            return await http.post(path, json=body)
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self.url, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=10 * SLOW
+        )
+
+    async def ended(self) -> int:
+        """Wait for the supervisor's end; its exit code."""
+        return await asyncio.to_thread(self.process.wait, 15 * SLOW)
+
     async def metric(self, name: str) -> dict[int, float]:
         """A number of each worker, summed over its labels."""
         found: dict[int, float] = {}
-        for line in (await self.http.get("/metrics")).text.splitlines():
+        for line in (await self.get("/metrics")).text.splitlines():
             if line.startswith((f"glassbridge_{name}{{", f"glassbridge_{name} ")):
                 number = int(line.partition('worker="')[2].partition('"')[0])
                 found[number] = found.get(number, 0.0) + float(line.rpartition(" ")[2])
@@ -83,9 +98,9 @@ class Workers:
         return None
 
     async def register(self, package: str, url: str, api_key: str, *permissions: str) -> None:
-        reply = await self.http.post(
+        reply = await self.post(
             "/api/admin/apps",
-            json={
+            {
                 "packageName": package,
                 "name": package.rpartition(".")[2],
                 "publicUrl": url,
@@ -136,8 +151,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-@asynccontextmanager
-async def workers(folder: Path, count: int, *, port: int = 0, **settings: str) -> AsyncIterator[Workers]:
+@contextmanager
+def workers(folder: Path, count: int, *, port: int = 0, **settings: str) -> Iterator[Workers]:
     """`settings` by their environment names without the prefix."""
     if count > 1:
         nats_server()
@@ -149,34 +164,37 @@ async def workers(folder: Path, count: int, *, port: int = 0, **settings: str) -
         **{f"GLASSBRIDGE_{name}": value for name, value in settings.items()},
     }
     with log.open("ab") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "glassbridge", "cloud", "run", "--json", "--port", str(port),
-            "--workers", str(count), "--data-dir", str(folder / "data"),
-            stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**os.environ, **env},
-        )  # fmt: skip
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "glassbridge", "cloud", "run", "--json", "--port", str(port)),
+                *("--workers", str(count), "--data-dir", str(folder / "data")),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**os.environ, **env},
+        )
     assert process.stdout is not None
-    running: Workers | None = None
-    try:
-        line = await asyncio.wait_for(process.stdout.readline(), 20 * SLOW)
-        assert line, f"it did not start: {log.read_text()[-3000:]}"
-        running = Workers(process, json.loads(line), log)
-        if count > 1:
-            await until(lambda: _all_up(running), "all workers know each other")  # type: ignore[arg-type]
-            await asyncio.sleep(3 * RETRY)  # one of them said so; the others look as often
-        yield running
-    finally:
-        if running is not None:
-            await running.http.aclose()
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), 15 * SLOW)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-        await process.stdout.read()
+    with process.stdout as output:
+        try:
+            line = output.readline() if select.select([output], [], [], 20 * SLOW)[0] else b""
+            assert line, f"it did not start: {log.read_text()[-3000:]}"
+            running = Workers(process, json.loads(line), log)
+            if count > 1:
+                _until_all_know_each_other(running)
+            yield running
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(15 * SLOW)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
 
-async def _all_up(running: Workers) -> bool:
-    page = await running.http.get("/readyz")
-    return page.status_code == 200 and "workers" not in page.json()["checks"]
+def _until_all_know_each_other(running: Workers) -> None:
+    end = time.monotonic() + 10 * SLOW
+    while "workers" in httpx.get(f"{running.url}/readyz", timeout=10 * SLOW).json()["checks"]:
+        assert time.monotonic() < end, "the workers do not find each other"
+        time.sleep(0.05)
+    time.sleep(3 * RETRY)  # one of them said so; the others look as often

@@ -1,7 +1,7 @@
 """`make glasses`: the system stories of every model over lanes A and B, ended by one line that counts them.
 
 Rules: nothing of the product is imported before pytest runs, for pytest rewrites the assertions of an installed plugin's
-distribution when it is imported first. Stories wait more than they compute, so they run two at a time.
+distribution when it is imported first. Stories wait more than they compute, so several run at a time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LANE_A = (
     *map(str, sorted(Path("tests/system").glob("test_models_*.py"))),
 )
 LANE_B = "tests/ble/test_stories.py"
-#: A story is several processes that mostly wait for radio intervals and timers; more at a time than this makes the
-#: limits of the failure catalogue a matter of the machine.
-AT_A_TIME = 2
+#: A story is several processes that mostly wait for radio intervals and timers: four share two cores well, as in `make
+#: test`. More make the limits of the failure catalogue a matter of the machine.
+AT_A_TIME = 4
 
 
 class Count:

@@ -294,7 +294,7 @@ class CloudProgram:
             return
         message = orjson.loads(data)
         if message["type"] == "display_event":
-            text = message["layout"]["text"]
+            text = message["layout"].get("text", "")
             self.drawn[seat.user, life.package] = Drawn(text, self.boots)
 
     def ponged(self, connection: Connection, payload: bytes) -> None:

@@ -568,6 +568,43 @@ def test_text_of_an_app_that_outlived_our_restart_goes_when_it_is_stopped(back: 
         assert world.glasses[0].text(side) == ""
 
 
+def restarted(world: World) -> None:
+    world.cloud.kill()
+    world.cloud.boot()
+    world.advance(15.0)  # everybody is back by himself
+
+
+def test_text_that_covered_the_app_in_front_before_a_restart_goes_with_its_app() -> None:
+    """An app in front that draws rarely does not cover what a stopped one has left."""
+    world = settled()
+    start(world, COUNTER)
+    start(world, LOGGER)
+    world.advance(3.0)
+    [session] = world.servers[LOGGER].live("user0")
+    session.show("logger/over all")
+    world.advance(1.0)
+    restarted(world)
+    assert "logger" in world.glasses[0].text(g1.LEFT)
+    assert state(world, COUNTER) is AppState.CONNECTED
+    stop(world, LOGGER)
+    world.advance(5.0)
+    for side in (g1.LEFT, g1.RIGHT):
+        assert world.glasses[0].text(side) == ""
+
+
+def test_app_can_take_away_after_a_restart_what_it_had_shown_before() -> None:
+    world = settled()
+    start(world, COUNTER)
+    world.advance(3.0)
+    restarted(world)
+    assert COUNTER in world.glasses[0].text(g1.LEFT)
+    [session] = world.servers[COUNTER].live("user0")
+    session._send({"type": "display_event", "view": "main", "layout": {"layoutType": "clear_view"}})
+    world.advance(2.0)
+    for side in (g1.LEFT, g1.RIGHT):
+        assert world.glasses[0].text(side) == ""
+
+
 def test_storage_that_answers_after_the_drain_harms_nothing() -> None:
     """Found: the settings of an app, loaded after its session was drained, raised inside the lifecycle."""
     world = settled()

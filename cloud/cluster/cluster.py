@@ -56,6 +56,8 @@ class Cluster:
         self.node = new_node(name)
         self.seats: dict[str, Seat] = {}  # by user
         self.edges: dict[str, EdgeSocket] = {}  # by socket id
+        #: All nodes end together: a drain has nowhere to send sessions, and only saves them.
+        self.everybody_ends = False
         self.remote_deliveries = 0
         self.frames_lost = 0
         #: Answers a REST request that another node hands on; set by `cloud.cluster.rest`.
@@ -269,6 +271,9 @@ class Cluster:
 
     async def drain(self, patience: float) -> None:
         """Send every session elsewhere, paced, and then the app sockets. `patience`: seconds for all of it."""
+        if self.everybody_ends:
+            await self._save_all()
+            return
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
         for seat in list(self.seats.values()):

@@ -33,8 +33,8 @@ class Siblings:
         workers: int,
         on_drain: Callable[[], object],
     ) -> None:
-        """`group`: what the addresses of these workers share, so that several machines keep apart. `on_drain`: another
-        one was told to drain, which means all."""
+        """`group`: what the addresses of these workers share, so that several machines keep apart. `on_drain`: all
+        workers are to drain."""
         self._on_drain = on_drain
         self._fabric = fabric
         self._handover = handover
@@ -55,10 +55,9 @@ class Siblings:
         await self._fabric.listen(self._address(self._handover.me), asked)
 
     def drain(self) -> None:
-        """Tell the others to drain too."""
+        """Every worker drains, this one too."""
         for number in self._numbers:
-            if number != self._handover.me:
-                self._fabric.send(self._address(number), _DRAIN)
+            self._fabric.send(self._address(number), _DRAIN)
 
     @property
     def silent(self) -> list[int]:

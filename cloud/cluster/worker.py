@@ -1,8 +1,8 @@
 """One of the workers of `cloud run --workers N`: a whole cloud that shares its port, its users and its sessions with others.
 
 Rules: started by the supervisor only (`python -m cloud.cluster.worker DESCRIPTOR`), which speaks through the socket pair at
-that descriptor: first what to serve, then nothing; the worker answers with one byte when it serves, and one more each second
-as a sign of life. The end of the pair, like SIGTERM, is a drain: sessions go to the other workers.
+that descriptor: first what to serve, then one byte when all workers are to end; the worker answers with one byte when it
+serves, and one more each second as a sign of life. SIGTERM is a drain of this worker alone: its sessions go to the others.
 """
 
 from __future__ import annotations
@@ -52,11 +52,20 @@ def main(descriptor: int) -> int:
 
 def _received(channel: socket.socket) -> WorkerStart:
     """What the supervisor, our parent, wants; nobody else holds the other end."""
-    with channel.makefile("rb") as stream:
-        size = int.from_bytes(stream.read(4), "big")
-        start = pickle.loads(stream.read(size))
+    start = pickle.loads(_exactly(channel, int.from_bytes(_exactly(channel, 4), "big")))
     assert isinstance(start, WorkerStart)
     return start
+
+
+def _exactly(channel: socket.socket, count: int) -> bytes:
+    """Not a byte more: the next one is an order."""
+    data = b""
+    while len(data) < count:
+        piece = channel.recv(count - len(data))
+        if not piece:
+            sys.exit("the supervisor is gone")
+        data += piece
+    return data
 
 
 async def _serve(start: WorkerStart, channel: socket.socket) -> int:
@@ -82,13 +91,20 @@ async def _serve(start: WorkerStart, channel: socket.socket) -> int:
         if supported():
             handover.start()
             cloud.listener.give_away = handover.give_away
+        cluster = cloud.hub.cluster
+        assert cluster is not None
+
+        def drain_all() -> None:
+            cluster.everybody_ends = True
+            cloud.hub.own(cloud.hub.drain())
+
         siblings = Siblings(
             fabric,
             handover,
             cloud.metrics,
             start.group,
             start.workers,
-            on_drain=lambda: cloud.hub.own(cloud.hub.drain()),
+            on_drain=drain_all,
         )
         await siblings.start()
         cloud.services.siblings = siblings
@@ -97,32 +113,35 @@ async def _serve(start: WorkerStart, channel: socket.socket) -> int:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLD)
         channel.setblocking(False)
-        beating = loop.create_task(_beat(channel, stop))
+        beating = loop.create_task(_beat(channel))
         stack.callback(beating.cancel)
+        beating.add_done_callback(lambda _: stop.set())
         log.info("worker %d is serving at %s", start.number, cloud.url)
         await stop.wait()
+        cluster.everybody_ends = beating.done()
         log.info("draining")
         handover.drain()
     return 0
 
 
-async def _beat(channel: socket.socket, stop: asyncio.Event) -> None:
-    """Signs of life to the supervisor; its end is ours."""
-    loop = asyncio.get_running_loop()
-    gone = loop.create_task(loop.sock_recv(channel, 1))
+async def _beat(channel: socket.socket) -> None:
+    """Signs of life to the supervisor, until it says that all workers end, or is gone, which comes to the same."""
+    told = asyncio.get_running_loop().create_task(_told(channel))
     try:
-        while not gone.done():
+        while not told.done():
             with contextlib.suppress(BlockingIOError):
                 channel.send(b"+")
-            await asyncio.wait([gone], timeout=BEAT)
+            await asyncio.wait([told], timeout=BEAT)
     except OSError:
-        pass
-    finally:
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
-    if not stop.is_set():
         log.warning("the supervisor is gone")
-        stop.set()
+    finally:
+        told.cancel()
+        await asyncio.gather(told, return_exceptions=True)
+
+
+async def _told(channel: socket.socket) -> None:
+    if not await asyncio.get_running_loop().sock_recv(channel, 1):
+        log.warning("the supervisor is gone")
 
 
 def _publish(cloud: Cloud, handover: Handover, start: WorkerStart) -> None:

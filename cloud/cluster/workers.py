@@ -214,7 +214,7 @@ class _Child:
                 await self._attend(process, ours, start)
                 return await process.wait()
             except asyncio.CancelledError:
-                await self._end(process)
+                await self._end(process, ours)
                 raise
 
     async def _attend(
@@ -241,8 +241,16 @@ class _Child:
         except OSError as error:  # it ended while it was told
             log.debug("worker %d: %s", self.number, error)
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        await end(process, self._workers.config.drain_timeout + STOP_MARGIN)
+    async def _end(self, process: asyncio.subprocess.Process, channel: socket.socket) -> None:
+        """All workers end: by word, because a signal would make this one move its sessions to the others."""
+        patience = self._workers.config.drain_timeout + STOP_MARGIN
+        if self._ready.done():
+            with contextlib.suppress(OSError):
+                channel.send(b"E")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await process.wait()
+        await end(process, 1.0)
 
     async def stop(self) -> None:
         if self._keeper is not None:

@@ -317,6 +317,7 @@ async def drain(call: Call) -> Response:
     """Answers first, then closes everything with 'come back'."""
     if call.services.siblings is not None:
         call.services.siblings.drain()
+        return JSON({"draining": True}, 202)
     return JSON({"draining": True}, 202, background=BackgroundTask(call.services.hub.drain))
 
 

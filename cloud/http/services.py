@@ -33,7 +33,7 @@ class Siblings(Protocol):
         """The text form of all of them; `own` is this process's."""
 
     def drain(self) -> None:
-        """Tell the others to drain too."""
+        """Every one drains, this one too."""
 
     @property
     def silent(self) -> list[int]:

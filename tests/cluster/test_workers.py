@@ -21,7 +21,7 @@ from tests.support.workers import Workers, alive, children, workers
 from tests.system.rolling import HOOK, KEY
 from wire.placement import session_key
 
-PACKAGE = "com.example.one"
+PACKAGE = "com.example"
 #: The SDK finds the REST address by cutting `/app-ws` off the address it was given: what stands before it must serve too.
 STORE = "await session.simpleStorage.set('mine', 'kept'); await session.simpleStorage.flush();"
 
@@ -132,28 +132,32 @@ async def test_a_killed_broker_is_back_at_once_and_disturbs_no_session(three: Wo
 
 
 @pytest.mark.failure("PRO-01")
-async def test_a_worker_killed_under_a_real_sdk_app_loses_nothing(three: Workers) -> None:
-    """The app is an unmodified @mentra/sdk program. Its worker is killed while events flow: each arrives, once."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_worker_that_ends_under_a_real_sdk_app_loses_nothing(
+    three: Workers, how: signal.Signals
+) -> None:
+    """The app is an unmodified @mentra/sdk program. Its worker is killed, or told to end, while events flow: each arrives,
+    once."""
     install_sdk()
     async with AsyncExitStack() as stack:
-        app = SdkApp("2.1.29", PACKAGE, KEY)
+        app = SdkApp("2.1.29", f"{PACKAGE}.{how.name.lower()}", KEY)
         stack.push_async_callback(app.close)
         await app.start(hook=HOOK + STORE)
-        await three.register(PACKAGE, app.url, KEY, "ALL")
+        await three.register(app.package, app.url, KEY, "ALL")
         edges = []
         for number in (0, 1):
-            edge = three.edge(users_of(three, number, 1, "kill")[0])
+            edge = three.edge(users_of(three, number, 1, how.name.lower())[0])
             stack.push_async_callback(edge.kill)
             edges.append(edge)
             edge.boot()
         await until(lambda: all(edge.online for edge in edges), "the edges", 20)
         for edge in edges:
-            edge.want(PACKAGE)
+            edge.want(app.package)
         await until(lambda: len(app.seen("onSession:done")) == 2, "the app started for both", 20)
 
         for edge in edges:
             path = f"/s/{session_key(edge.user)}/api/sdk/simple-storage/{edge.user}"
-            reply = await three.get(path, Authorization=f"Bearer {PACKAGE}:{KEY}")
+            reply = await three.get(path, Authorization=f"Bearer {app.package}:{KEY}")
             assert reply.json() == {"success": True, "data": {"mine": "kept"}}
 
         def arrivals() -> dict[str, list[int]]:
@@ -176,7 +180,7 @@ async def test_a_worker_killed_under_a_real_sdk_app_loses_nothing(three: Workers
         victim = await three.pid_of(0)
         assert victim is not None
         killed = time.time()
-        os.kill(victim, signal.SIGKILL)
+        os.kill(victim, how)
         await asyncio.sleep(5.0)
         sending = False
         await task
@@ -195,6 +199,8 @@ async def test_a_worker_killed_under_a_real_sdk_app_loses_nothing(three: Workers
             )
         print(f"lost {len(missing())}, doubled {len(doubled)}")
         assert len(missing()) <= sum(edge.expired for edge in edges), sorted(missing())[:10]
+        if how is signal.SIGTERM:
+            assert not doubled, doubled[:10]
         # What the dead worker had written to the app in its last turn and not yet acknowledged comes again
         # (docs/reliability.md).
         assert len(doubled) <= 5, doubled[:10]

@@ -513,12 +513,11 @@ class World:
             text = glasses.text(side)
             strangers = [e.user for e in self.edges if e.user != user and e.user in text]
             self._hold(not strangers, f"I3: {user}: {side} shows what belongs to {strangers}")
-            if drawn is None:
-                ok = not any(p in text for p in self.servers if p not in self.cloud.stored[user].wanted)
-            elif drawn.cloud_boot != self.cloud.boots:
+            if drawn is None or drawn.cloud_boot != self.cloud.boots:
                 # A text that was drawn before a restart of the cloud may not have reached the lens, or may have been
-                # covered since: nobody can ask an SDK app to draw again (docs/reliability.md, limits).
-                ok = True
+                # covered since: nobody can ask an SDK app to draw again (docs/reliability.md, limits). But nothing of an
+                # app that nobody wants stays.
+                ok = not any(p in text for p in self.servers if p not in self.cloud.stored[user].wanted)
             else:
                 # Whichever page of it the wearer has turned to.
                 shown, wanted = "".join(text.split()), "".join(drawn.text.split())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
 from wire.errors import BridgeError
@@ -140,6 +141,7 @@ class Fabric(Protocol):
         """Send what is pending (bounded), stop listening, let go. Idempotent."""
 
 
+@lru_cache(maxsize=1 << 16)  # a node speaks to some thousands, each again and again; the bound is 10 MB
 def check_name(name: str) -> str:
     """The address or key itself. Raises ValueError if it is malformed: a wildcard would reach strangers."""
     if not _NAME.fullmatch(name):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import pytest
 
@@ -53,6 +54,17 @@ def test_people_get_a_line() -> None:
     with logging_to(stream, format="human", level="debug"):
         log.debug("words")
     assert "DEBUG   test.cloud: words\n" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted"), [("json", '"worker":"2"'), ("human", " [2] INFO    test.cloud: words\n")]
+)
+def test_of_several_processes_each_line_says_whose_it_is(form: Literal["json", "human"], wanted: str) -> None:
+    stream = io.StringIO()
+    system = LogSystem(LogConfig(format=form), stream, worker="2")
+    log.info("words")
+    system.close()
+    assert wanted in stream.getvalue()
 
 
 @pytest.mark.failure("SEC-03")

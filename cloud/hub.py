@@ -178,12 +178,13 @@ class SessionEntry:
     started_at: dict[str, float] = field(default_factory=dict)
     connected_at: dict[str, float] = field(default_factory=dict)  # wall clock, for presence
     streams: dict[str, _AudioStream] = field(default_factory=dict)
-    history: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=HISTORY_MAX))
+    #: Its last states, at most `HISTORY_MAX`; a list, because most are short and an empty deque takes 760 bytes.
+    history: list[dict[str, Any]] = field(default_factory=list)
     exchanges: Exchanges = field(default_factory=Exchanges)
     #: Package -> the last round trip to its socket, seconds: the two ways are at most that.
     round_trips: dict[str, float] = field(default_factory=dict)
     #: Lane -> its states with their times; lanes in the order of their last change.
-    lanes: OrderedDict[str, deque[dict[str, Any]]] = field(default_factory=OrderedDict)
+    lanes: OrderedDict[str, list[dict[str, Any]]] = field(default_factory=OrderedDict)
     registered: bool = True
 
 
@@ -597,6 +598,7 @@ class Hub:
         last = entry.history[-1] if entry.history else None
         if last is None or last["state"] != session.state.value:
             entry.history.append({"state": session.state.value, "reason": session.reason, "at": time.time()})
+            del entry.history[:-HISTORY_MAX]
             self._lane(entry, "glasses", session.state.value, session.reason)
 
     def _lane(self, entry: SessionEntry, lane: str, state: str, reason: str | None) -> None:
@@ -605,9 +607,10 @@ class Hub:
         if states is None:
             while len(entry.lanes) >= LANES_MAX:
                 entry.lanes.popitem(last=False)
-            states = entry.lanes[lane] = deque(maxlen=HISTORY_MAX)
+            states = entry.lanes[lane] = []
         if not states or states[-1]["state"] != state or states[-1]["reason"] != reason:
             states.append({"state": state, "reason": reason, "at": time.time()})
+            del states[:-HISTORY_MAX]
             entry.lanes.move_to_end(lane)
 
     # ------------------------------------------------------------------------------------------------ tasks

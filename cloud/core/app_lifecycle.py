@@ -7,7 +7,6 @@ never comes back. Sources: wire spec 6.1, 6.2, 6.5, 3.9-3.14; failure catalogue 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -220,7 +219,7 @@ class AppLifecycle:
         self._loaded = False
         self._connected_at = 0.0
         self._failing_since: float | None = None
-        self._short_runs: deque[float] = deque(maxlen=self.timing.crash_count)
+        self._short_runs: list[float] = []  # the last `crash_count`
         self._start_again = False
         self._released = False
         self._stop_reason = AppReason.USER_STOP
@@ -276,6 +275,7 @@ class AppLifecycle:
         failing = state.get("failing")
         self._failing_since = None if failing is None else now - float(failing)
         self._short_runs.extend(now - float(age) for age in state.get("short_runs", ()))
+        del self._short_runs[: -self.timing.crash_count]
         self._connected_at = now - float(state.get("connected", 0.0))
         self.last_error = str(state.get("last_error", ""))
         if not ran or not self.wanted:
@@ -584,6 +584,7 @@ class AppLifecycle:
             self._short_runs.clear()
         else:
             self._short_runs.append(now)
+            del self._short_runs[: -self.timing.crash_count]
         self._count_failure(now)
         self._forget_at = now + self.timing.keep_subscriptions
         return self._recover(reason, now)

@@ -5,7 +5,6 @@ Rules: pure functions of bytes and decoded JSON. A check that says yes agrees wi
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -125,10 +124,10 @@ def announcement(data: bytes) -> glasses.LinkHello | None:
     return message.link if isinstance(message, glasses.ConnectionInit) else None
 
 
-def too_many(times: deque[float], now: float, timing: SessionTiming) -> bool:
+def too_many(times: list[float], now: float, timing: SessionTiming) -> bool:
     times.append(now)
     while times and now - times[0] > timing.bad_window:
-        times.popleft()
+        del times[0]
     return len(times) > timing.bad_frames_max
 
 

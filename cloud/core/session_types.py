@@ -5,7 +5,7 @@ Rules: data without decisions. Each value has one writer, named beside it.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -80,7 +80,7 @@ class SessionApp:
     log: AppLog = field(default_factory=AppLog)
     values: dict[str, Any] = field(default_factory=dict)
     early: list[tuple[int, bytes]] = field(default_factory=list)  # frames before the acknowledgement
-    bad: deque[float] = field(default_factory=deque)
+    bad: list[float] = field(default_factory=list)
     present: bool = False
     last_error: str = ""
     #: Events up to then were for an earlier instance, or are made up for already.

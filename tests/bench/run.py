@@ -71,7 +71,7 @@ SCENARIOS: Final = (
         None,
         ("--window", "1"),
     ),
-    Scenario("echo", "ping of the glasses", "echo", 100, 0, 200, "echo"),
+    Scenario("echo", "ping of the glasses", "echo", 100, 0, 200),
     Scenario(
         "accept", "glasses connect, are acknowledged, leave", "accept", 300, 0, 200, None, ("--window", "32")
     ),

@@ -161,6 +161,7 @@ class Listener:
         self.turns = turns
         self.waiting = 0  # handshakes that wait for their turn
         self.connections: set[Connection] = set()
+        self.accepted = 0  # connections that the loop has taken from the queue of the listening socket
         self._upgrade = upgrade
         self._trusted = _Proxies(trusted_proxies)
         self._server: asyncio.Server | None = None
@@ -255,6 +256,7 @@ class Listener:
     # ---------------------------------------------------------------------------------------------- first requests
 
     def _opening(self) -> _Opening:
+        self.accepted += 1
         return _Opening(self)
 
     def _upgrade_later(self, **_: object) -> _Opening:

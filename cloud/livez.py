@@ -1,7 +1,7 @@
 """Answers `/livez` from a thread of its own while the event loop is busy: busy is not dead (failure catalogue PRO-02).
 
-Rules: while the loop accepts connections, this thread only sleeps. A connection that the loop has left waiting is accepted
-here; if it asks for `/livez` it is answered, anything else is given to the loop unread. A loop that has not turned for
+Rules: while the loop accepts connections, this thread only sleeps. A connection that a loop has left waiting, which took no
+other meanwhile, is accepted here; if it asks for `/livez` it is answered, anything else is given to the loop unread. A loop that has not turned for
 `dead_after` seconds is dead, and 503 says so. Everything kept meanwhile is bounded.
 """
 
@@ -35,14 +35,16 @@ class Livez:
         self,
         sockets: Sequence[Any],
         *,
+        accepted: Callable[[], int],
         beat: Callable[[], float],
         clock: Callable[[], float],
         dead_after: float,
         give: Callable[[socket.socket], None],
     ) -> None:
-        """`sockets` listen; `beat` is when the loop last turned, on `clock`; `give` hands a connection to the loop and must
+        """`sockets` listen; `accepted` counts what the loop took from them; `beat` is when the loop last turned, on `clock`; `give` hands a connection to the loop and must
         be callable from any thread. It raises RuntimeError when the loop is closed."""
         self._listening = [socket.socket(fileno=os.dup(one.fileno())) for one in sockets]
+        self._accepted = accepted
         self._beat = beat
         self._clock = clock
         self._dead_after = dead_after
@@ -84,8 +86,10 @@ class Livez:
                     self._look(connection)
                 self._expire()
                 if any(listening in ready for listening in self._listening) and not self._stopped:
+                    accepted = self._accepted()
                     time.sleep(GRACE)  # the loop's turn
-                    self._accept_what_is_left()
+                    if self._accepted() == accepted:
+                        self._accept_what_is_left()
         finally:
             for one in (*self._pending, *self._listening, self._wake, self._woken):
                 one.close()

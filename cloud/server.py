@@ -277,6 +277,7 @@ class Cloud:
 
         livez = Livez(
             self.listener.sockets,
+            accepted=lambda: self.listener.accepted,
             beat=lambda: self.loop_watch.beat,
             clock=loop.time,
             dead_after=self.config.admission.dead_after,

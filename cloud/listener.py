@@ -190,21 +190,24 @@ class Listener:
         """What listens, for who else may accept from it (`cloud/livez.py`)."""
         return () if self._server is None else self._server.sockets
 
-    async def adopt(self, sock: socket.socket, data: bytes, *, placed: bool = True) -> None:
+    async def adopt(
+        self, sock: socket.socket, data: bytes, *, placed: bool = True
+    ) -> asyncio.BaseTransport | None:
         """Serve a connection that was accepted elsewhere; `data` is what was read of it there. Owns the socket.
 
-        `placed`: another process has decided that it belongs here.
+        `placed`: another process has decided that it belongs here. None: its peer has gone meanwhile.
         """
         loop = asyncio.get_running_loop()
         try:
             transport, opening = await loop.connect_accepted_socket(
                 lambda: _Opening(self, taken=placed), sock
             )
-        except OSError:  # its peer has gone meanwhile
+        except OSError:
             sock.close()
-            return
+            return None
         if data and not transport.is_closing():
             opening.data_received(data)
+        return transport
 
     async def start(
         self, host: str, port: int, *, sock: socket.socket | None = None, reuse_port: bool = False

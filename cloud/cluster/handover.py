@@ -45,8 +45,11 @@ _TAKEN: Final = b"T"
 _PING: Final = b"P"
 _RECEIVE: Final = _HEADER.size + DATA_BYTES_MAX
 
-#: Serve a connection here, given its socket and what was read of it.
-Adopt = Callable[[socket.socket, bytes], Coroutine[Any, Any, None]]
+#: How long after its end a connection that came back is cut, seconds; what was written last has left by then.
+CUT_AFTER: Final = 0.25
+
+#: Serve a connection here, given its socket and what was read of it; answers with its transport, None if it is gone.
+Adopt = Callable[[socket.socket, bytes], Coroutine[Any, Any, asyncio.BaseTransport | None]]
 
 
 def supported() -> bool:
@@ -118,9 +121,21 @@ class Handover:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def adopt(self, sock: socket.socket, data: bytes) -> None:
-        """Serve it here."""
-        self.spawn(self._adopt(sock, data))
+    async def _serve(self, sock: socket.socket, data: bytes) -> None:
+        await self._adopt(sock, data)
+
+    async def _serve_again(self, sock: socket.socket, data: bytes) -> None:
+        """The frozen worker it was offered to still has a descriptor in its queue, so that closing ours would tell the peer
+        nothing: once we have closed it the connection itself is ended."""
+        with sock.dup() as held:
+            transport = await self._adopt(sock, data)
+            while transport is not None:  # few: only what was offered before the worker was found out
+                ended = transport.is_closing()
+                await asyncio.sleep(CUT_AFTER)
+                if ended:
+                    with contextlib.suppress(OSError):
+                        held.shutdown(socket.SHUT_RDWR)
+                    return
 
     def drain(self) -> None:
         """Take nothing any more; offers from now on stay with their givers."""
@@ -206,7 +221,7 @@ class Handover:
         self.stats.taken += 1
         sock = socket.socket(fileno=descriptors[0])
         sock.setblocking(False)
-        self.adopt(sock, message[_HEADER.size :])
+        self.spawn(self._serve(sock, message[_HEADER.size :]))
 
 
 class _Peer:
@@ -327,7 +342,7 @@ class _Peer:
         if offer is not None:
             offer.timer.cancel()
             self._handover.stats.returned += 1
-            self._handover.adopt(offer.sock, offer.data)
+            self._handover.spawn(self._handover._serve_again(offer.sock, offer.data))
 
 
 def _send(sock: socket.socket, message: bytes) -> bool:

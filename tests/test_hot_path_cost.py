@@ -31,11 +31,11 @@ DISPLAY = frame(
 
 #: load -> (frame, subscribed stream, apps, instructions per frame that came in)
 LOADS: dict[str, tuple[bytes, str, int, int]] = {
-    "event to 1 app": (PRESS, "button_press", 1, 1400),
-    "event to 10 apps": (PRESS, "button_press", 10, 3800),
+    "event to 1 app": (PRESS, "button_press", 1, 1250),
+    "event to 10 apps": (PRESS, "button_press", 10, 3630),
     "audio to 10 apps": (SOUND, "audio_chunk", 10, 1600),
-    "ping": (PING, "button_press", 1, 830),
-    "display": (DISPLAY, "button_press", 1, 2950),
+    "ping": (PING, "button_press", 1, 690),
+    "display": (DISPLAY, "button_press", 1, 1610),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from cloud.connection import (
     Connection,
     ConnectionStats,
     Frame,
+    text_frame,
 )
 from wire.messages.base import Delivery
 
@@ -509,3 +511,51 @@ def test_an_overlong_reason_is_cut_at_a_character() -> None:
     rig.connection.close(1008, "é" * 100)
     rig.clock.advance(CLOSE_TIMEOUT)
     assert rig.sink.got == [("closed", 1008, "é" * 61)]
+
+
+def test_the_short_way_writes_or_leaves_everything_as_it_was() -> None:
+    rig = Rig()
+    frame = Frame.text(b"a")
+    assert text_frame(b"a") == frame.data
+    assert text_frame(b"b" * 300) == Frame.text(b"b" * 300).data
+    assert rig.connection.put(frame.data)
+    rig.stall()
+    before = rig.connection.sent
+    assert not rig.connection.put(frame.data)
+    assert rig.connection.sent == before
+
+
+def test_a_peer_that_hangs_up_is_let_go_in_turn() -> None:
+    later: list[Callable[[], None]] = []
+
+    class Queue:
+        def do(self, work: Callable[[], None]) -> bool:
+            later.append(work)
+            return False
+
+    rig = Rig()
+    rig.connection._turns = cast(Any, Queue())
+    assert rig.connection.eof_received()
+    assert not rig.connection.is_open
+    assert not rig.send("too late")
+    while later:
+        later.pop(0)()
+    assert rig.sink.got[-1] == ("closed", 1006, "")
+    assert [event[0] for event in rig.sink.got].count("closed") == 1
+
+
+def test_a_lost_connection_does_not_wait_for_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        rig = Rig()
+        rig.connection.data_received(b"\x81")  # an incomplete frame
+        rig.connection.connection_lost(None)
+        assert rig.sink.got[-1] == ("closed", 1006, "")
+        kinds = (Connection, ServerProtocol)
+        before = sum(isinstance(o, kinds) for o in gc.get_objects())
+        rig.pipe.protocol = None  # as a transport does after `connection_lost`
+        del rig
+        assert before - sum(isinstance(o, kinds) for o in gc.get_objects()) == 2
+    finally:
+        gc.enable()

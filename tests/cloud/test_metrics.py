@@ -7,7 +7,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cloud.metrics import PREFIX, TABLE, LoopWatch, Metrics
+from cloud.metrics import PREFIX, TABLE, LoopWatch, Metrics, Tally
 from tests.support.waiting import until
 
 
@@ -62,3 +62,21 @@ async def test_the_watch_samples_the_running_loop() -> None:
     watch.stop()
     watch.stop()
     assert watch.lag >= 0.0
+
+
+def test_a_tally_counts_what_observe_would() -> None:
+    plain, carried = Metrics(), Metrics()
+    series = carried.histogram("hop_seconds").labels(hop="cloud_display")
+    tally = Tally(series)
+    values = (0.0, 0.0005, 0.0006, 0.3, 0.3, 10.0, 99.0)
+    for value in values:
+        plain.histogram("hop_seconds").labels(hop="cloud_display").observe(value)
+        tally.observe(value)
+    tally.carry()
+    tally.carry()  # nothing new
+
+    def lines(metrics: Metrics) -> list[str]:
+        text = metrics.text().decode()
+        return [line for line in text.splitlines() if "hop_seconds" in line and "created" not in line]
+
+    assert lines(plain) == lines(carried)

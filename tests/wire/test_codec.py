@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wire.codec import DEPTH_MAX, TEXT_BYTES_MAX, data_stream, decode, encode, encode_object, load_object
+from wire.codec import (
+    DEPTH_MAX,
+    TEXT_BYTES_MAX,
+    data_stream,
+    decode,
+    display_event,
+    encode,
+    encode_object,
+    load_object,
+)
 from wire.errors import ErrorCode, ProtocolError
 from wire.messages import ALL, APP_TO_CLOUD, CLOUD_TO_APP, GLASSES_TO_CLOUD
+from wire.messages.cloud_to_glasses import DisplayEvent
 from wire.messages.glasses_to_cloud import ButtonPress
 
 
@@ -174,3 +184,37 @@ def test_any_bytes_give_a_message_or_a_protocol_error(data: bytes) -> None:
         decode(CLOUD_TO_APP, data)
     except ProtocolError:
         pass
+
+
+_LAYOUTS = st.one_of(
+    st.fixed_dictionaries({"layoutType": st.just("text_wall"), "text": st.text(max_size=40)}),
+    st.fixed_dictionaries(
+        {"layoutType": st.just("bitmap_view"), "data": st.text(max_size=10), "extra": st.integers(0, 9)}
+    ),
+)
+
+
+@given(
+    package=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40),
+    view=st.sampled_from(["main", "dashboard"]),
+    layout=_LAYOUTS,
+    duration=st.none() | st.integers(0, 86_400),
+    number=st.integers(1, 10**9),
+)
+def test_a_spliced_display_is_what_its_model_says(
+    package: str,
+    view: Literal["main", "dashboard"],
+    layout: dict[str, Any],
+    duration: int | None,
+    number: int,
+) -> None:
+    made = display_event(package, view, layout, duration, str(number), "2026-01-01T00:00:00.000Z")
+    model = DisplayEvent(
+        package_name=package,
+        view=view,
+        layout=layout,
+        duration_ms=None if duration is None else duration * 1000,
+        display_id=str(number),
+        timestamp="2026-01-01T00:00:00.000Z",
+    )
+    assert orjson.loads(made) == orjson.loads(encode(model))

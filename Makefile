@@ -8,10 +8,10 @@ ONCE ?=
 QUICK ?=
 ARGS ?=
 
-.PHONY: help setup demo test lint types interop failures simulate browser latency bench docs glasses realbluez
+.PHONY: help setup demo test lint types interop failures simulate simulate-cluster cluster browser latency bench docs glasses realbluez
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed ## Python environment with everything pinned (only Python 3.11+ is needed)
 
@@ -40,6 +40,12 @@ interop: setup ## unmodified @mentra/sdk apps against our cloud (needs Node 20)
 
 failures: setup ## which entries of the failure catalogue a test holds
 	@$(BIN)/python -m tests.support.failures_report $(ARGS)
+
+simulate-cluster: setup ## nodes, bus and engine in virtual time, everything that can go wrong with them: SEEDS=5000
+	@$(BIN)/python -m tests.simulation.cluster --seeds $(or $(SEEDS),5000) $(ARGS)
+
+cluster: setup ## kill, freeze and drain the parts of a real cluster under real SDK apps; JSON lines; QUICK=1: one run of each
+	@$(BIN)/python -m tests.cluster --runs $(if $(QUICK),1,10) $(ARGS)
 
 simulate: setup ## many simulated worlds: SEEDS=500, JOBS=2; a failing seed is shrunk and says how to repeat it
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),500) --jobs $(or $(JOBS),1) $(ARGS)

@@ -198,6 +198,26 @@ class Cloud:
             lambda: stats.replaced_latest,
             counter=True,
         )
+        cluster = self.hub.cluster
+        if cluster is not None:
+            for name, about, read in (
+                (
+                    "cluster_remote_deliveries_total",
+                    "Frames handed to app sockets at other nodes.",
+                    cluster.deliveries,
+                ),
+                (
+                    "cluster_frames_lost_total",
+                    "Frames between nodes that could not be had again.",
+                    cluster.losses,
+                ),
+                (
+                    "cluster_takeovers_total",
+                    "Sessions that this node has taken over or begun.",
+                    cluster.takeovers,
+                ),
+            ):
+                self.metrics.read_on_scrape(name, about, read, counter=True)
         self.metrics.read_on_scrape("sessions_alive", "Sessions in memory.", lambda: self.hub.session_count)
         self.metrics.read_on_scrape(
             "store_away", "1 while a shared database cannot be reached.", lambda: self.store.away is not None

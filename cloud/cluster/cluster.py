@@ -347,5 +347,17 @@ class Cluster:
     def counted(self, what: str, kind: str) -> None:
         self.counts[what, kind] = self.counts.get((what, kind), 0) + 1
 
+    def deliveries(self) -> int:
+        """Frames that left for other nodes' app sockets."""
+        return self.remote_deliveries
+
+    def losses(self) -> int:
+        """Frames between nodes that could not be had again."""
+        return self.frames_lost
+
+    def takeovers(self) -> int:
+        """Sessions that began here, with or without what another node has made of them."""
+        return sum(count for (what, _), count in self.counts.items() if what == "takeover")
+
     def counted_lost(self, frames: int) -> None:
         self.frames_lost += frames

@@ -290,6 +290,12 @@ def _listen(config: CloudConfig) -> socket.socket:
 
 def run_workers(config: CloudConfig, *, json_ready: bool) -> int:
     """Serve with several processes until SIGTERM or SIGINT; returns the exit code. Raises ConfigError before serving."""
+    if sys.platform == "win32":
+        raise ConfigError(
+            "workers",
+            "this system cannot hand a listening socket to child processes the way this needs",
+            "Set workers = 1, or run the cloud on Linux.",
+        )
     logs = LogSystem(config.log)
     try:
         return asyncio.run(_serve(config, json_ready))

@@ -28,8 +28,10 @@ from firmware_sim.fake_bluez.adapter import Options
 from firmware_sim.fake_bluez.daemon import Bluetoothd
 from firmware_sim.peripheral import Glasses
 from firmware_sim.room import Room
+from tests.support import bluez as support_bluez
+from tests.support import edge_process, simulator
 from tests.support.bluez import PrivateBus, private_bus
-from tests.support.realbluez import LANES, lanes, real_bluetoothd
+from tests.support.realbluez import LANE_BLUEZ, LANES, lanes, real_bluetoothd
 from tests.support.waiting import SLOW, until
 from wire.errors import GlassesError, GlassesFault
 
@@ -37,6 +39,12 @@ HEARTBEAT = bytes.fromhex("250600010401")
 
 
 ADAPTER = "/org/bluez/hci0"
+
+if LANE_BLUEZ == "realbluez":
+    # Programs of ours that start in an emulated machine: a few seconds of imports are a minute when it has little of two
+    # cores.
+    for _module in (support_bluez, edge_process, simulator):
+        _module.START_MAX *= SLOW / 4
 
 
 class Daemon(Protocol):

@@ -36,8 +36,15 @@ def main(arguments: list[str]) -> int:
     """The exit code of pytest; what it found goes to /out."""
     count = Count()
     files = [] if any(".py" in each for each in arguments) else [f"tests/ble/{name}.py" for name in FILES]
-    code = pytest.main(["-p", "no:cacheprovider", "--durations=5", *files, *arguments], plugins=[count])
+    # Plain tracebacks: to cut source out of a file takes pytest seconds here.
+    options = ["-p", "no:cacheprovider", "--tb=native", "--durations=5"]
+    try:
+        return int(pytest.main([*options, *files, *arguments], plugins=[count]))
+    finally:
+        _tell(count)
 
+
+def _tell(count: Count) -> None:
     # Not before pytest, which wants to be the first to read our modules.
     from tests.support.realbluez import DEATHS, PROGRAM
 
@@ -52,7 +59,6 @@ def main(arguments: list[str]) -> int:
         "kernel_bugs": len(re.findall(r"kernel BUG at|Oops:|BUG: KASAN|WARNING: CPU", _kernel_log())),
     }
     Path("/out", FIGURES).write_text(json.dumps(figures))
-    return int(code)
 
 
 def _kernel_log() -> str:

@@ -285,7 +285,8 @@ class CloudConfig(_Section):
     )
     workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port.")
     trusted_proxies: tuple[str, ...] = Field(
-        default=("127.0.0.1", "::1"), description="Addresses and networks (10.0.0.0/8) whose X-Forwarded-* headers are believed."
+        default=("127.0.0.1", "::1"),
+        description="Addresses and networks (10.0.0.0/8) whose X-Forwarded-* headers are believed.",
     )
     drain_timeout: Seconds = Field(
         default=8.0, description="SIGTERM closes everything within this time, seconds."

@@ -56,6 +56,7 @@ from wire.messages.cloud_to_glasses import (
     CLOUD_TO_GLASSES,
     AuthError,
     ConnectionAck,
+    MoveToAnotherNode,
     PingToGlasses,
     PongToGlasses,
 )
@@ -376,6 +377,8 @@ class Node:
                 return out + self._uplink(self.uplink.acknowledged(conn_id, now), now)
             case AuthError():
                 return self._uplink(self.uplink.refused(conn_id, now), now)
+            case MoveToAnotherNode():
+                return self._uplink(self.uplink.moved(conn_id, now), now)
             case PingToGlasses(sent_ms=sent_ms):
                 pong = Pong(sent_ms=sent_ms)
                 return self._link(self.link.send(codec.encode(pong), Delivery.LOSSY, now=now), now)

@@ -55,6 +55,8 @@ class UplinkTiming:
     restart_window: float = 60.0
     #: A connection that we gave up may reach the cloud this much later, and replace our newer one there.
     stray: float = 60.0
+    #: Told to move this soon after a connection, the ordinary wait applies: nodes that send us round are no use.
+    move: float = 1.0
     #: Failure catalogue CON-13: an attempt counts as a success after half a minute.
     healthy: float = 30.0
     #: A refused credential is tried again after this (CON-09): the operator may have renewed it meanwhile.
@@ -201,6 +203,15 @@ class Uplink:
             Hangup(conn_id, 1000, "refused"),
             *self._fall("the credential was refused", now, refused=True),
         ]
+
+    def moved(self, conn_id: int, now: float) -> list[UplinkEffect]:
+        """The node of the cloud that we are connected to is about to go: the next connection reaches another one, which
+        waits for us. At once, but not over and over."""
+        if self._stale(conn_id, _U.ONLINE):
+            return []
+        asked_too_soon = now - self.since < self.timing.move
+        out = [*self._end(1000, "moving"), *self._fall("the cloud moved us", now)]
+        return out if asked_too_soon else [*out, *self._dial(now)]
 
     def acknowledged(self, conn_id: int, now: float) -> list[UplinkEffect]:
         """The cloud acknowledged the session. A second acknowledgement changes nothing."""

@@ -369,3 +369,16 @@ def test_a_cloud_without_a_clock_is_soon_left_alone() -> None:
             asked.append(now)
     assert len(asked) == 8
     assert asked[-1] <= 81
+
+
+def test_a_node_that_is_about_to_go_is_left_at_once_for_another_but_not_over_and_over() -> None:
+    uplink = Uplink(UplinkTiming(), lambda: 0.5)
+    uplink.start(0.0)
+    uplink.opened(1, 0.1)
+    uplink.acknowledged(1, 0.2)
+    effects = uplink.moved(1, 10.0)
+    assert [type(e).__name__ for e in effects] == ["Hangup", "Offline", "Dial"]
+    assert uplink.moved(1, 10.0) == []  # the old connection says it again
+    uplink.opened(2, 10.1)
+    uplink.acknowledged(2, 10.2)
+    assert [type(e).__name__ for e in uplink.moved(2, 10.3)] == ["Hangup", "Offline"]

@@ -268,6 +268,13 @@ class PingToGlasses(CloudToGlasses):
     sent_ms: float | None = None
 
 
+class MoveToAnotherNode(CloudToGlasses):
+    about: ClassVar[str] = (
+        "To our edge: this node of the cloud is about to go. Connect anew; the link resumes at another one."
+    )
+    type: Literal["glassbridge_move"] = "glassbridge_move"
+
+
 class LinkAckToGlasses(CloudToGlasses):
     delivery: ClassVar[Delivery] = Delivery.LOSSY
     about: ClassVar[str] = "Link extension: all up to `linkAck` is processed; any frame may say so."
@@ -286,5 +293,6 @@ CLOUD_TO_GLASSES: Registry = registry(
     ConnectionAck, ConnectionError_, AuthError, AppStateChange, MicrophoneStateChange, DisplayEvent, SettingsUpdate,
     SetLocationTier, RequestSingleLocation, AppStarted, AppStoppedNotice, PhotoRequest, StartRtmpStream,
     StopRtmpStream, KeepRtmpStreamAlive, StartStream, StopStream, KeepStreamAlive, RgbLedControl, AudioPlayRequest,
-    AudioStopRequest, ShowWifiSetup, PongToGlasses, PingToGlasses, LinkAckToGlasses, LinkSkipToGlasses,
+    AudioStopRequest, ShowWifiSetup, PongToGlasses, PingToGlasses, MoveToAnotherNode, LinkAckToGlasses,
+    LinkSkipToGlasses,
 )  # fmt: skip

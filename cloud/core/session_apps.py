@@ -696,13 +696,12 @@ class SessionApps:
                 show = self.display.again(package, view, layout, duration, now, force)
                 if show is not None:
                     out = self._machines.shown_again(show, now)
-                else:
-                    requested = self.display.request(package, view, layout, duration, now, force=force)
-                    out = self._machines.displayed(requested, now)
-                self._agenda.steady = (
-                    self._agenda.known and self.display.deadline is None and not self._port.link.sequenced
-                )
-                return out
+                    agenda = self._agenda
+                    if show.duration is None:  # so no deadline came nearer; one that a view had is armed already
+                        agenda.steady = agenda.known and not self._port.link.sequenced
+                    return out
+                requested = self.display.request(package, view, layout, duration, now, force=force)
+                return self._machines.displayed(requested, now)
             check_depth(data, payload)
             self._agenda.known = False
             request_id = request_id_of(payload)

@@ -11,6 +11,7 @@ from typing import Any, Final
 _COLOURS: Final = {
     "product": "#1f9d55",
     "node": "#8a8f98",
+    "node-bare": "#b4b8bf",
     "c": "#c05621",
     "websockets": "#3b6fb6",
     "picows": "#7b57b2",

@@ -39,6 +39,8 @@ class Scenario:
     size: int
     headline: str | None = None
     more: tuple[str, ...] = ()
+    #: Peers that make sense here alone; not with --quick.
+    also: tuple[str, ...] = ()
 
 
 SCENARIOS: Final = (
@@ -50,7 +52,16 @@ SCENARIOS: Final = (
     Scenario("fanout-100-3k", "JSON event to 100 apps, 3.2 kB", "fanout", 2, 100, 3200),
     Scenario("audio-1", "audio to 1 app, 640 B", "audio", 100, 1, 640),
     Scenario("audio-10", "audio to 10 apps, 3.2 kB", "audio", 10, 10, 3200, "audio10"),
-    Scenario("reverse", "display of an app to the glasses, 200 B", "reverse", 100, 1, 200, "reverse"),
+    Scenario(
+        "reverse",
+        "display of an app to the glasses, 200 B",
+        "reverse",
+        100,
+        1,
+        200,
+        "reverse",
+        also=("node-bare",),
+    ),
     Scenario(
         "fanout-1-single",
         "JSON event to 1 app, one at a time",
@@ -191,7 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             if options.quick and options.only is None and scenario.headline is None:
                 continue
-            results = measure(scenario, peers, rounds=rounds, seconds=seconds)
+            also = () if options.quick else tuple(p for p in scenario.also if available(p) is None)
+            results = measure(scenario, [*peers, *also], rounds=rounds, seconds=seconds)
             show(scenario, results)
             found["scenarios"][scenario.name] = {
                 "about": scenario.about,

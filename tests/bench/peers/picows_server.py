@@ -1,6 +1,7 @@
 """A peer for benchmarks: the `picows` package on uvloop, doing the same work as the other peers.
 
-Rules: no checks, no states; an event is wrapped and encoded once, then sent to each receiver.
+Rules: no checks of who speaks, no states; an event is wrapped and encoded once, then sent to each receiver; a display is
+looked at as `displays.py` says.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import uvloop
+from displays import Views  # type: ignore[import-not-found,unused-ignore]
 from picows import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
     WSFrame,
     WSListener,
@@ -28,6 +30,7 @@ class Session:
         self.glasses: WSTransport | None = None
         self.events: set[WSTransport] = set()
         self.audio: set[WSTransport] = set()
+        self.views = Views()
 
 
 SESSIONS: dict[str, Session] = {}
@@ -73,6 +76,7 @@ class App(WSListener):  # type: ignore[misc,unused-ignore]
     def __init__(self) -> None:
         super().__init__()
         self.session: Session | None = None
+        self.owner = ""
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type != WSMsgType.TEXT:
@@ -82,8 +86,11 @@ class App(WSListener):  # type: ignore[misc,unused-ignore]
         match message["type"]:
             case "display_event":
                 if self.session is not None and self.session.glasses is not None:
-                    self.session.glasses.send(WSMsgType.TEXT, data)
+                    out = self.session.views.display(message, self.owner)
+                    if out is not None:
+                        self.session.glasses.send(WSMsgType.TEXT, out)
             case "tpa_connection_init":
+                self.owner = message["packageName"]
                 self.session = session_of(message["sessionId"].removesuffix("-" + message["packageName"]))
                 transport.send(WSMsgType.TEXT, b'{"type":"tpa_connection_ack","settings":[]}')
             case "subscription_update" if self.session is not None:

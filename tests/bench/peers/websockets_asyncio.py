@@ -1,6 +1,6 @@
 """A peer for benchmarks: the `websockets` package as its documentation shows it, doing the same work as the other peers.
 
-Rules: no checks, no states; `broadcast()` for fan-out, as the package recommends.
+Rules: no checks of who speaks, no states, displays as `displays.py` says; `broadcast()` for fan-out, as the package recommends.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import uvloop
+from displays import Views  # type: ignore[import-not-found,unused-ignore]
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 
@@ -21,6 +22,7 @@ class Session:
         self.glasses: ServerConnection | None = None
         self.events: set[ServerConnection] = set()
         self.audio: set[ServerConnection] = set()
+        self.views = Views()
 
 
 SESSIONS: defaultdict[str, Session] = defaultdict(Session)
@@ -59,14 +61,17 @@ async def glasses(ws: ServerConnection, user: str) -> None:
 
 async def app(ws: ServerConnection) -> None:
     session: Session | None = None
+    owner = ""
     try:
         async for data in ws:
             message = orjson.loads(data)
             match message["type"]:
                 case "display_event":
-                    if session and session.glasses:
-                        await session.glasses.send(data)
+                    out = session.views.display(message, owner) if session else None
+                    if session and session.glasses and out is not None:
+                        await session.glasses.send(out, text=True)
                 case "tpa_connection_init":
+                    owner = message["packageName"]
                     session = SESSIONS[message["sessionId"].removesuffix("-" + message["packageName"])]
                     await ws.send('{"type":"tpa_connection_ack","settings":[]}')
                 case "subscription_update" if session:

@@ -281,20 +281,33 @@ class Cluster:
             await asyncio.sleep(min(delay, max(0.0, end - loop.time())))
             if seat.entry is not None and seat.user_id in self.seats:
                 seat.moving = self.hub.move(seat.entry)
-        end = min(end, loop.time() + STRAGGLERS)
-        while any(seat.moving and seat.entry is not None for seat in self.seats.values()):
+        limit, end = end, min(end, loop.time() + STRAGGLERS)
+        await self._until(lambda: not any(s.moving and s.entry is not None for s in self.seats.values()), end)
+        edges = list(self.edges.values())
+        if edges:
+            await asyncio.sleep(min(APPS_AFTER, max(0.0, limit - loop.time())))
+        for edge in edges:
+            await asyncio.sleep(1.0 / MOVES_PER_SECOND)
+            edge.leave()
+        await self._until(
+            lambda: not any(edge.socket_id in self.edges for edge in edges), min(limit, loop.time() + 1.0)
+        )
+        await self._save_all()
+
+    async def _until(self, what: Callable[[], bool], end: float) -> None:
+        """Wait until it is so, at most until `end` (loop time). Looked at whenever a seat or a socket is given up."""
+        loop = asyncio.get_running_loop()
+        while not what():
             self._left.clear()
             try:
                 await asyncio.wait_for(self._left.wait(), max(0.0, end - loop.time()))
             except TimeoutError:
-                break
-        edges = list(self.edges.values())
-        if edges:
-            await asyncio.sleep(min(APPS_AFTER, max(0.0, end - loop.time())))
-        for edge in edges:
-            await asyncio.sleep(1.0 / MOVES_PER_SECOND)
-            edge.leave()
-        await self._save_all()
+                return
+
+    def released(self, edge: EdgeSocket) -> None:
+        """An app's socket is gone."""
+        self.edges.pop(edge.socket_id, None)
+        self._left.set()
 
     async def _save_all(self) -> None:
         """What did not go by itself is in its record, and whoever claims it finds it there."""

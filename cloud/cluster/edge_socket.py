@@ -189,7 +189,7 @@ class EdgeSocket:
             self._timer.cancel()
             self._timer = None
         self._hush()
-        self.cluster.edges.pop(self.socket_id, None)
+        self.cluster.released(self)
 
     def _hush(self) -> None:
         for undo in self._unlisten:

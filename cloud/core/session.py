@@ -481,6 +481,8 @@ class Session:
         subscriptions = self.subscriptions
         if subscriptions.audio_missing:
             self._delivery.missed += subscriptions.audio_missing
+            if self._delivery.named:
+                self._delivery.keep_sound(pcm, now)
         receivers = subscriptions.audio_receivers
         return [SendAudio(receivers, pcm)] if receivers else []
 

@@ -31,6 +31,7 @@ from cloud.core.effects import (
     Presence,
     Record,
     SaveWanted,
+    SendAudio,
     SendToApps,
     StartSettled,
     StopSettled,
@@ -612,6 +613,7 @@ class SessionApps:
                 each.present = True
                 out.append(Presence(each.info.package, each.session_id, True))
         elif after is AppState.GRACE:
+            each.away_since = now
             self.subscriptions.lost(each.info.package)
         elif each.present and after is not AppState.CONNECTING:
             each.present = False
@@ -663,6 +665,9 @@ class SessionApps:
             ]
             if ping is not None:
                 out.append(PingApp(connection_id, ping))
+            if connection_id in self.subscriptions.audio_receivers:
+                sound = self._delivery.sound_since(each.away_since, now)
+                out += [SendAudio((connection_id,), pcm) for pcm in sound]
         foreground = info.kind == "standard"
         out += self._machines.displayed(self.display.running(package, foreground=foreground, now=now), now)
         out += self._machines.asked(self.requests.app_returned(package), now)
@@ -697,7 +702,9 @@ class SessionApps:
                 if show is not None:
                     out = self._machines.shown_again(show, now)
                     agenda = self._agenda
-                    if show.duration is None:  # so no deadline came nearer; one that a view had is armed already
+                    if (
+                        show.duration is None
+                    ):  # so no deadline came nearer; one that a view had is armed already
                         agenda.steady = agenda.known and not self._port.link.sequenced
                     return out
                 requested = self.display.request(package, view, layout, duration, now, force=force)

@@ -38,11 +38,17 @@ _CONNECTED: Final = AppState.CONNECTED
 _GRACE: Final = AppState.GRACE
 
 
+#: Sound kept for apps that are away for a moment, seconds and bytes: 2 s of PCM16 at 16 kHz are 64 kB, an utterance's
+#: beginning. Older sound would only put captions behind.
+SOUND_AGE: Final = 2.0
+SOUND_BYTES_MAX: Final = 128 * 1024
+
+
 class AppDelivery:
     """`apps` holds every app of the session; `session_apps` adds and removes."""
 
     __slots__ = (
-        "_agenda", "_answered", "_count", "_place", "_recent", "apps", "clock", "missed", "named", "proof_at",
+        "_agenda", "_answered", "_count", "_place", "_recent", "_sound", "_sound_bytes", "apps", "clock", "missed", "named", "proof_at",
         "source", "stream", "subscriptions",
     )  # fmt: skip
 
@@ -55,12 +61,26 @@ class AppDelivery:
         self.proof_at: float | None = None  # the next app that must be asked what it has received
         self._recent: deque[tuple[float, EventKey | str, bytes]] = deque(maxlen=MISSED_MAX)
         self._answered = float("-inf")  # when the newest event came that an app has answered on the display
+        self._sound: deque[tuple[float, bytes]] = deque()
+        self._sound_bytes = 0
         self.named = False  # whether reliable frames get names: only nodes that share sessions need them
         self.stream = ""  # names what this session says of its own accord; the session sets it
         #: Log and offset of the reliable frame that is being handled: it names what it brings about, at every owner alike.
         self.source: tuple[str, int] | None = None
         self._place = 0
         self._count = 0
+
+    def keep_sound(self, pcm: bytes, now: float) -> None:
+        """An app that wants to hear this is away for a moment: its session, or its socket, is on the way between nodes."""
+        sound = self._sound
+        sound.append((now, pcm))
+        self._sound_bytes += len(pcm)
+        while now - sound[0][0] > SOUND_AGE or self._sound_bytes > SOUND_BYTES_MAX:
+            self._sound_bytes -= len(sound.popleft()[1])
+
+    def sound_since(self, since: float, now: float) -> list[bytes]:
+        """What an app has missed since then that is still worth hearing."""
+        return [pcm for at, pcm in self._sound if at >= since and now - at <= SOUND_AGE]
 
     def begin(self, source: tuple[str, int]) -> None:
         """What follows is brought about by this frame of the glasses' log."""

@@ -87,6 +87,7 @@ class SessionApp:
     heard_until: float = float("-inf")
     made_up: set[str] = field(default_factory=set)  # streams whose missed events this instance has been sent
     accepted_at: float = float("-inf")
+    away_since: float = float("inf")  # when its socket was lost last
 
 
 @dataclass(slots=True)

@@ -1064,7 +1064,9 @@ class World:
         """Two accidents at once: the app could not be reached, and the node that kept the press for it died or froze."""
         at = self.pressed_at[number - 1]
         away = any(at - 0.5 <= t <= at + 1.0 for t in self.unreachable)
-        return away and any(at - 0.1 <= t <= at + 15.0 for t in self.kills)
+        # Beyond its grace of 5 s an app is started anew, and what its former instance has missed is not told to it.
+        too_long = sum(0.05 for t in self.unreachable if at - 6.0 <= t <= at + 7.0) >= 4.5
+        return too_long or (away and any(at - 0.1 <= t <= at + 15.0 for t in self.kills))
 
     def press(self) -> None:
         self.pressed += 1

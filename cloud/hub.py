@@ -994,7 +994,7 @@ class Hub:
             self._keep_for_replay(entry, data)
         try:
             self._perform(entry, entry.session.glasses_text(connection_id, data, now), now)
-            if entry.seat is not None and entry.seat.remotes:
+            if entry.seat is not None and (entry.seat.remotes or entry.seat.expects):
                 entry.seat.settle()
         except Exception:
             self._failed(entry, now)
@@ -1142,6 +1142,8 @@ class Hub:
     ) -> None:
         """This node owns a session: it begins here with what it was, and then with the glasses that wait for it."""
         entry = self._create(seat.user_id, with_glasses=waiting is not None, seat=seat, state=state)
+        if state is not None:
+            seat.expect()
         if waiting is not None and self._sessions.get(seat.user_id) is entry:
             connection, identity, socket = waiting
             self._attach(entry, connection, identity)

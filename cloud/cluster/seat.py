@@ -17,6 +17,7 @@ import orjson
 from cloud.cluster.fabric import Conflict, Fenced, NoOne, Reply, Unavailable, Unlisten
 from cloud.cluster.names import epoch_address, node_address, owner_key, session_address, sid_of, state_key
 from cloud.core import ownership as own
+from cloud.core.app_lifecycle import AppState
 from cloud.core.ownership import OwnerRecord, Ownership
 from cloud.core.pipe import attachment_of
 from wire.codec import load_object
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 ENGINE_PATIENCE: Final = 2.0
 #: A state that grows beyond this is saved without the logs' neighbours, that is: not at all; it would fill the engine.
 STATE_BYTES_MAX: Final = 1 << 20
+#: App edges attach within milliseconds of the announcement, or a retry or two later; beyond this the glasses are not kept
+#: waiting, seconds.
+EXPECTED: Final = 1.0
 #: A socket this young that is told of a newer owner may itself be the newest: it is asked to come back, not sent away.
 YOUNG: Final = 2.0
 
@@ -58,6 +62,7 @@ class Seat:
         self._tasks: set[asyncio.Task[None]] = set()
         self._questions: dict[str, Reply] = {}
         self._asked = 0
+        self._expects_until = float("-inf")
         self._ups: dict[
             str, int
         ] = {}  # socket id -> last number of the app's frames that a former owner has handled
@@ -77,9 +82,34 @@ class Seat:
         if self._waiting is not None and self._waiting[0] is connection:
             self._waiting = None
 
+    @property
+    def expects(self) -> bool:
+        """Whether an app of the former owner is about to attach here: until then only the glasses could repeat what it
+        has not been given, should this node die as well."""
+        return (
+            self.entry is not None
+            and self._loop.time() < self._expects_until
+            and AppState.GRACE in self.entry.session.lifecycles()
+        )
+
+    def expect(self) -> None:
+        """The session goes on here: its apps are on their way."""
+        assert self.entry is not None
+        self._expects_until = self._loop.time() + EXPECTED
+        self.cluster.hub.feed(self.entry, self.entry.session.acknowledge, True)
+        self._loop.call_later(EXPECTED, self._expected)
+
+    def _expected(self) -> None:
+        if not self._closed:
+            self.settle()
+
     def settle(self) -> None:
         """Acknowledge to the glasses what every node that needs it has; nothing while one of them owes its word."""
-        if self.entry is not None and not any(remote.owes for remote in self.remotes.values()):
+        if (
+            self.entry is not None
+            and not self.expects
+            and not any(remote.owes for remote in self.remotes.values())
+        ):
             self.cluster.hub.feed(self.entry, self.entry.session.acknowledge, bool(self.remotes))
 
     def dirty(self) -> None:

@@ -25,6 +25,7 @@ from cloud.core import app_edge as edges
 from cloud.core import effects as fx
 from cloud.core import ownership as own
 from cloud.core.app_edge import AppEdge, EdgeState
+from cloud.core.app_lifecycle import AppState
 from cloud.core.clock import WallClock
 from cloud.core.ownership import OwnerRecord, Ownership, OwnershipState
 from cloud.core.pipe import (
@@ -349,6 +350,7 @@ class Seat:
         self.questions: dict[str, Callable[[bytes], None]] = {}
         self.asked = 0
         self.ups: dict[str, int] = {}
+        self.expects_until = float("-inf")
         self.closed = False
         boot = node.boot
         self.alarm = Alarm(
@@ -571,13 +573,21 @@ class Seat:
             case _:
                 pass
 
+    @property
+    def expects(self) -> bool:
+        return (
+            self.session is not None
+            and self.world.pump.now < self.expects_until
+            and AppState.GRACE in self.session.lifecycles()
+        )
+
     def settle(self) -> None:
         now = self.world.pump.now
         for remote in self.remotes.values():
             remote.owed = [
                 (s, at) for s, at in remote.owed if s > remote.pipe.acknowledged and now - at <= 0.5
             ]
-        if self.session is not None and not any(r.owed for r in self.remotes.values()):
+        if self.session is not None and not self.expects and not any(r.owed for r in self.remotes.values()):
             self.session_feed(lambda at: self.session.acknowledge(bool(self.remotes), at))  # type: ignore[union-attr]
 
     # -- the session
@@ -599,10 +609,14 @@ class Seat:
             found = orjson.loads(state)
             self.ups = found.get("ups", {})
             self.session_feed(lambda at: session.restore(found["session"], at))
+            self.expects_until = now + 1.0
+            self.node.later(1.0, self.settle)
         self.machine.dirty(now)
         waiting, self.waiting = self.waiting, None
         here = waiting is not None and waiting.is_open
         self.session_feed(lambda at: session.start(at, with_glasses=here))
+        if state is not None:
+            self.session_feed(lambda at: session.acknowledge(True, at))
         if waiting is not None and here:
             waiting.seat = self
             self.session_feed(lambda at: session.glasses_connected(waiting.id, at))
@@ -614,7 +628,7 @@ class Seat:
         if self.session is not None and not self.closed:
             session = self.session
             self.session_feed(lambda now: session.glasses_text(connection_id, data, now))
-            if self.remotes:
+            if self.remotes or self.expects:
                 self.settle()
 
     def session_feed(self, method: Callable[[float], list[fx.Effect]]) -> None:

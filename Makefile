@@ -68,5 +68,5 @@ docs: setup ## generated pages, then the documentation site in site/ (strict)
 glasses: setup ## the system stories of every model over lanes A (Bumble) and B (BlueZ; needs dbus-daemon)
 	@$(BIN)/python -m tests.ble.glasses $(ARGS)
 
-realbluez: setup ## the BLE suite on a real bluetoothd and kernel in an emulated machine (lane C; needs QEMU and apt; KERNEL=, KVM=1)
+realbluez: setup ## the BLE suite on a real bluetoothd and kernel in an emulated machine (lane C; needs QEMU and apt; KERNEL=, STORIES=1, KVM=1)
 	@$(BIN)/python -m tests.ble.realbluez $(ARGS)

@@ -260,7 +260,8 @@ class EdgeConfig(BaseSettings):
                 file = None
         values = _read(file) if file is not None else {}
         _refuse_unknown(values, cls.model_fields, str(file))
-        for index, wearer in enumerate(values.get("wearers", ())):
+        wearers = values.get("wearers")
+        for index, wearer in enumerate(wearers if isinstance(wearers, list) else ()):  # else the model refuses it
             if isinstance(wearer, Mapping):
                 _refuse_unknown(wearer, Wearer.model_fields, f"{file}, wearer {index + 1}")
         _refuse_unknown(flags, cls.model_fields, "the command line")
@@ -286,8 +287,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{file} cannot be read", error.strerror or str(error), "Give another one with --config"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no TOML", str(error), "Mend that line") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError(f"{file} is no TOML", why, "Mend that line") from error
 
 
 def _refuse_unknown(values: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> None:

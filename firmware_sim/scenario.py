@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def load_scenario(path: Path) -> list[Step]:
     """The steps by time. Raises `SimError`."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SimError(f"--scenario {path}: {error}") from error
     raw = document.pop("step", [])
     if document or not isinstance(raw, list):
@@ -55,7 +56,7 @@ def load_scenario(path: Path) -> list[Step]:
     steps = []
     for number, table in enumerate(raw, 1):
         at = table.pop("at", None) if isinstance(table, dict) else None
-        if isinstance(at, bool) or not isinstance(at, int | float) or at < 0:
+        if isinstance(at, bool) or not isinstance(at, int | float) or not 0 <= at < math.inf:
             raise SimError(f"--scenario {path}: step {number} needs 'at', seconds from the start")
         if not isinstance(table.get("action"), str):
             raise SimError(f"--scenario {path}: step {number} needs an 'action'")

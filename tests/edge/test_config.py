@@ -52,6 +52,8 @@ def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path: Path) -> None:
         ("status_port = 99999", "status_port"),
         ('glasses = "g9"', "no driver for 'g9'"),
         ("cloud = ", "no TOML"),
+        ("wearers = " + "[" * 2000, "no TOML"),
+        ("wearers = 5", "wearers"),
         ('log_level = "LOUD"', "log_level"),
     ],
 )

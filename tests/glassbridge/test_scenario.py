@@ -35,6 +35,7 @@ def test_the_demo_is_a_scenario_and_covers_every_verb_but_wait() -> None:
         ("[[step]]\nwait = 'soon'", "is not a time"),
         ("[[step]]\nlens = 'a'\nwithin = 'soon'", "is not a time"),
         ("[[step]", "Expected"),
+        ("step = " + "[" * 2000, "recursion"),
     ],
 )
 def test_a_bad_file_is_refused_before_anything_starts(tmp_path: Path, text: str, why: str) -> None:

@@ -261,7 +261,7 @@ class EdgeConfig(BaseSettings):
         values = _read(file) if file is not None else {}
         _refuse_unknown(values, cls.model_fields, str(file))
         wearers = values.get("wearers")
-        for index, wearer in enumerate(wearers if isinstance(wearers, list) else ()):  # else the model refuses it
+        for index, wearer in enumerate(wearers if isinstance(wearers, list) else ()):
             if isinstance(wearer, Mapping):
                 _refuse_unknown(wearer, Wearer.model_fields, f"{file}, wearer {index + 1}")
         _refuse_unknown(flags, cls.model_fields, "the command line")

@@ -80,7 +80,7 @@ def load(path: Path) -> Scenario:
         if not isinstance(steps, list) or not 0 < len(steps) <= STEPS_MAX:
             raise ValueError(f"1 to {STEPS_MAX} [[step]] tables are needed")
         checked = tuple(_step(number, table) for number, table in enumerate(steps, 1))
-    except (OSError, ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # errors of TOML and of its text are ValueErrors
         raise CommandError(
             f"{path} is not a scenario", str(error), "compare it with examples/demo.toml", Exit.CONFIG
         ) from None

@@ -215,8 +215,8 @@ class FrameReader:
         if buffer[2] != JSON_TYPE:
             return 2, None
         waiting = False
-        for order in ("little", "big"):  # both fit: little, as the newest firmware writes
-            length = int.from_bytes(buffer[3:5], "little" if order == "little" else "big")
+        # Where both byte orders fit, which JSON never makes them do, the shorter: the cut of the stream must not decide.
+        for length in sorted((int.from_bytes(buffer[3:5], "little"), int.from_bytes(buffer[3:5], "big"))):
             if length > JSON_MAX:
                 continue
             total = length + FRAME_OVERHEAD

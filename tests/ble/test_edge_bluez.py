@@ -17,7 +17,11 @@ from tests.support.bluez import BluezProcess
 from tests.support.edge_process import Cloud, Edge, cloud, edge_process, spawn, until
 from tests.support.realbluez import LANE_BLUEZ, RealBluezProcess, bluez_below
 from tests.support.simulator import simulator_process
+from tests.support.waiting import SLOW
 from tests.system.test_edge_ble_g1 import Rig
+
+PATIENCE = 15 * SLOW
+"""Seconds for what the failure catalogue grants 15 (BLE-06)."""
 
 pytestmark = pytest.mark.lane(LANE_BLUEZ)
 
@@ -38,7 +42,7 @@ class World:
     async def until_connected(self) -> None:
         await until(
             lambda: any(m["status"] == "CONNECTED" for m in self.cloud.said("glasses_connection_state")),
-            60,
+            PATIENCE,
             "connected",
         )
 
@@ -64,7 +68,7 @@ async def test_a_day_of_accidents_below_the_edge_ends_with_text_each_time(
         r = w.seen_by(edge)
 
         async def recovered(words: str) -> None:
-            await edge.until_ready(seconds=60)
+            await edge.until_ready(seconds=PATIENCE)
             await w.cloud.show(words)
             await r.until_shown(words)
 
@@ -104,7 +108,7 @@ async def test_a_day_of_accidents_below_the_edge_ends_with_text_each_time(
         await w.bluez.start()
         began = asyncio.get_running_loop().time()
         await recovered("after bluetoothd crashed")
-        assert asyncio.get_running_loop().time() - began < 60, "15 s, and slack for a busy machine"
+        assert asyncio.get_running_loop().time() - began < PATIENCE, "15 s, and slack"
         assert (await edge.status())["restarts"] == 0
 
 
@@ -117,7 +121,7 @@ async def test_a_service_table_from_before_a_firmware_update_costs_seconds(
         await w.bluez.do("hide", address=left, characteristic=G1.gatt.notify[0])
         async with edge_process(tmp_path, **w.options) as edge:
             began = asyncio.get_running_loop().time()
-            await edge.until_ready(seconds=60)
+            await edge.until_ready(seconds=PATIENCE)
             took = asyncio.get_running_loop().time() - began
             await w.cloud.show("after the update")
             await w.seen_by(edge).until_shown("after the update")
@@ -134,7 +138,7 @@ async def test_an_edge_killed_at_any_moment_leaves_phantoms_that_the_next_one_ta
         for step in ("ready", "one link", "two links"):
             process = await spawn(tmp_path, w.options)
             assert process.stdout is not None
-            assert await asyncio.wait_for(process.stdout.readline(), 30)
+            assert await asyncio.wait_for(process.stdout.readline(), PATIENCE)
             if step == "ready":
                 await w.until_connected()
             else:
@@ -151,7 +155,7 @@ async def test_an_edge_killed_at_any_moment_leaves_phantoms_that_the_next_one_ta
         state = await w.bluez.do("state")
         assert any(d["connected"] for d in state["adapters"][0]["devices"].values()), "a phantom is there"
         async with edge_process(tmp_path, **w.options) as edge:
-            await edge.until_ready(seconds=60)
+            await edge.until_ready(seconds=PATIENCE)
             await w.cloud.show("back")
             await w.seen_by(edge).until_shown("back")
 
@@ -160,6 +164,6 @@ async def test_an_edge_killed_at_any_moment_leaves_phantoms_that_the_next_one_ta
 async def test_a_stopped_edge_leaves_no_link_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with world(tmp_path, monkeypatch) as w:
         async with edge_process(tmp_path, **w.options) as edge:
-            await edge.until_ready(seconds=60)
+            await edge.until_ready(seconds=PATIENCE)
         state = await w.bluez.do("state")
         assert not any(d["connected"] for d in state["adapters"][0]["devices"].values())

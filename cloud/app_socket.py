@@ -115,7 +115,10 @@ class AppSocket:
             return
         # The session may answer at once; the socket already knows whose it is.
         self._entry = session
+        sound = session.seat.unheard(claim.package) if session.seat is not None else []
         self._hub.feed(session, session.session.app_identified, claim.package, self._connection.id)
+        for pcm in sound:
+            self._connection.send(Frame.binary(pcm), Delivery.LOSSY)
 
     def move(self, edge: EdgeSocket) -> None:
         """Another node serves the session now; this socket stays."""

@@ -193,6 +193,7 @@ class Cluster:
         if since:
             reply(orjson.dumps({**answer, "unknown": True}))
             return
+        sound = seat.unheard(package)
         for former in [r for r in seat.remotes.values() if r.socket_id == socket_id]:
             self.detach(seat, former)
         handled = seat.frames_handled(socket_id)
@@ -204,6 +205,8 @@ class Cluster:
         reply(orjson.dumps({**answer, "ok": True, "up": received, "restate": restate}))
         seat.settle()  # from now on the glasses wait for its node's word
         self.hub.feed(entry, entry.session.app_identified, package, remote.connection_id)
+        for pcm in sound:
+            remote.send_audio(pcm)
 
     def detach(self, seat: Seat, remote: RemoteApp) -> None:
         """This app is no longer there, or there under another name."""

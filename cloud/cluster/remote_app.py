@@ -83,6 +83,10 @@ class RemoteApp:
     def send_audio(self, pcm: bytes) -> None:
         self._put(Piece(Content.BINARY, pcm, Delivery.LOSSY))
 
+    def unheard(self) -> list[bytes]:
+        """Sound on its way to a node that may be gone."""
+        return self._pipe.unheard(self._loop.time())
+
     def ping(self, payload: bytes) -> None:
         """A protocol ping of the app; its pong comes back as one of a local socket would."""
         self._put(Piece(Content.PING, payload))

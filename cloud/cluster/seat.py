@@ -383,6 +383,12 @@ class Seat:
         if reply is not None:
             self.cluster.asked(self, request, data, reply)
 
+    def unheard(self, package: str) -> list[bytes]:
+        """The app is here again, at another node than before: sound that went to the node that it had."""
+        return [
+            pcm for remote in self.remotes.values() if remote.package == package for pcm in remote.unheard()
+        ]
+
     def frames_handled(self, socket_id: str) -> int | None:
         """The last frame of this app socket that a former owner has handled, if he told."""
         return self._ups.pop(socket_id, None)

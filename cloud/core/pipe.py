@@ -217,6 +217,11 @@ class Pipe:
             self._probe_at = now + self.limits.probe
         return out
 
+    def unheard(self, now: float) -> list[bytes]:
+        """Sound that the peer has not confirmed and that is still worth hearing."""
+        self._expire(now)
+        return [e.piece.payload for e in self._ring if e.piece.content is Content.BINARY]
+
     def handle_deadline(self, now: float) -> list[PipeEffect]:
         out: list[PipeEffect] = []
         if self._ack_at is not None and now >= self._ack_at:

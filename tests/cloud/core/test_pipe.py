@@ -203,3 +203,13 @@ def test_over_any_bus_reliable_frames_arrive_once_in_order(seed: int) -> None:
     assert got[1] == sent[0]
     assert got[0] == sent[1]
     assert ends[0].waiting == ends[1].waiting == 0
+
+
+def test_sound_that_nobody_has_confirmed_can_be_given_to_another_node() -> None:
+    here, there = Pipe(7), Pipe(7)
+    here.send(Piece(Content.BINARY, b"too old", Delivery.LOSSY), 0.0)
+    first = here.send(Piece(Content.BINARY, b"heard", Delivery.LOSSY), 2.0)
+    there.take(here.send(text(1), 2.1).data, 2.1)
+    here.send(Piece(Content.BINARY, b"on its way", Delivery.LOSSY), 2.5)
+    assert here.unheard(2.6) == [b"heard", b"on its way"]
+    assert first.data.endswith(b"heard")

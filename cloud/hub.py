@@ -1240,15 +1240,11 @@ class Hub:
                 self._recorded(entry, "display", detail, now)
                 self._recorded(entry, "display_settled", detail, now)
                 return
-            case "displayed":  # both at once: by far the most frequent record
+            case "displayed":  # both at once, and nobody looks: captions would push everything else out of the trace
                 self._displays_settled["shown"] += 1
                 self._display_hop.observe(0.0)
                 if detail["answered"] is not None:
                     self._app_hop.observe(detail["answered"])
-                self._trace_seq += 2
-                user_id, at = entry.session.user_id, now + self._epoch_offset
-                self._trace.append((self._trace_seq - 1, at, user_id, "display", detail))
-                self._trace.append((self._trace_seq, at, user_id, "display_settled", detail))
                 return
             case "display_settled":
                 outcome = detail["outcome"]

@@ -174,13 +174,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="the headline ratios in under 50 s")
     parser.add_argument("--only", action="append", choices=names, help="this one alone; may be repeated")
     parser.add_argument("--peers", default=",".join(PEERS), help="servers to run, comma-separated")
-    parser.add_argument("--rounds", type=int, help="bursts per server (default 7, quick 3)")
+    parser.add_argument("--rounds", type=int, help="bursts per server (default 5, quick 3)")
     parser.add_argument("--seconds", type=float, help="length of a burst (default 1.0, quick 0.3)")
     parser.add_argument("--day", action="store_true", help="add the day in five minutes")
     parser.add_argument("--out", type=Path, help="write results.json and bench.svg there")
     options = parser.parse_args(arguments)
 
-    rounds = options.rounds or (3 if options.quick else 7)
+    rounds = options.rounds or (3 if options.quick else 5)
     seconds = options.seconds or (0.3 if options.quick else 1.0)
     peers = [p for p in options.peers.split(",") if p]
     if options.quick:

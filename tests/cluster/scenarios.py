@@ -68,6 +68,9 @@ class Scenario:
     break_it: Callable[[Rig], Awaitable[None]]
     repair: Callable[[Rig], Awaitable[None]]
     tail: float = TAIL
+    #: Whose app loses its own socket without a goodbye: an SDK cannot say what it got last, so the last quarter of a
+    #: second may be said again (marked; the SDK does not show the mark).
+    may_repeat: tuple[str, ...] = ()
 
 
 @dataclass
@@ -119,6 +122,7 @@ async def rig(folder: Path, nodes: int = 3, brokers: int = 3) -> AsyncIterator[R
                 "store.url": database,
                 "public_url": balancer.url,
                 "drain_timeout": 20,
+                "admission.sessions_per_second": 2000,  # what is measured is the takeover, not the pacing
             }
             stack.push_async_callback(node.kill)
         await asyncio.gather(*(node.start() for node in made))
@@ -126,7 +130,8 @@ async def rig(folder: Path, nodes: int = 3, brokers: int = 3) -> AsyncIterator[R
         phones = [
             LinkPhone([node.url for node in made], user, tokens.mint_core_token(user)) for user in (NEAR, FAR)
         ]
-        yield Rig(made, servers, balancer, app, server, *phones)
+        near, far = phones
+        yield Rig(made, servers, balancer, app, server, near, far)
 
 
 async def run(world: Rig, scenario: Scenario) -> dict[str, Measured]:
@@ -322,10 +327,12 @@ async def _database_away(world: Rig) -> None:
 
 SCENARIOS: Final = (
     Scenario("nothing", _nothing, _nothing),
-    Scenario("owner node killed", _kill_owner, _restart_dead),
-    Scenario("app's node killed", _kill_app_node, _restart_dead, tail=5.0),
+    Scenario("owner node killed", _kill_owner, _restart_dead, may_repeat=(NEAR,)),
+    Scenario("app's node killed", _kill_app_node, _restart_dead, tail=5.0, may_repeat=(FAR,)),
     Scenario("broker killed", _kill_broker, _restart_dead, tail=4.0),
-    Scenario("owner node and KV leader killed", _kill_owner_and_leader, _restart_dead, tail=5.0),
+    Scenario(
+        "owner node and KV leader killed", _kill_owner_and_leader, _restart_dead, tail=5.0, may_repeat=(NEAR,)
+    ),
     Scenario("owner node frozen 3 s", _freeze_owner, _restart_dead, tail=5.0),
     Scenario("app's node frozen 2 s", _freeze_app_node, _restart_dead, tail=5.0),
     Scenario("broker frozen 4 s", _freeze_broker, _restart_dead, tail=8.0),
@@ -347,6 +354,54 @@ async def leader_of(brokers: Brokers, sid: str) -> int:
         return next(i for i, s in enumerate(brokers.servers) if s.name == info.cluster.leader)
     finally:
         await client.close()
+
+
+MASS: Final = "node with 1,000 sessions killed"
+
+
+async def mass(world: Rig, count: int = 1000) -> tuple[int, str]:
+    """A node with that many sessions is killed: how long until the others serve them all, and what is lost.
+
+    The edges dial again at once and all together; the cloud's own admission paces them.
+    """
+    tokens = TokenVerifier([SECRET])
+    urls = [node.url for node in world.nodes]
+    async with AsyncExitStack() as stack:
+        phones = []
+        for n in range(count):
+            user = f"mass{n}@example.com"
+            order = [urls[0], *(urls[1:] if n % 2 else urls[:0:-1])]
+            phone = LinkPhone(order, user, tokens.mint_core_token(user), redial=0.05)
+            phones.append(await stack.enter_async_context(phone))
+            if n % 20 == 19:
+                await until(lambda: sum(p.is_live for p in phones) > len(phones) - 40, "they connect", 60)
+        await until(lambda: all(p.is_live for p in phones), "all are connected", 120)
+        for phone in phones:
+            phone.press()
+        await until(lambda: all(not p.link.backlog for p in phones), "all is acknowledged", 60)
+        await asyncio.sleep(2.0)  # saved
+        live: dict[str, float] = {}
+        began = time.monotonic()
+        await world.nodes[0].kill()
+        for phone in phones:
+            phone.press()
+        while len(live) < count and time.monotonic() - began < 60:
+            for phone in phones:
+                if phone.user not in live and phone.is_live and not phone.link.backlog:
+                    live[phone.user] = time.monotonic() - began
+            await asyncio.sleep(0.02)
+        times = sorted(live.values())
+    await _restart_dead(world)
+    lost = count - len(live)
+    figures = {
+        "failure": MASS,
+        "runs": 1,
+        "sessions": count,
+        "lost": lost,
+        "p50_ms": round(times[len(times) // 2] * 1000) if times else None,
+        "last_ms": round(times[-1] * 1000) if times else None,
+    }
+    return lost, json.dumps(figures)
 
 
 def line(failure: str, where: str, runs: list[Measured]) -> str:
@@ -382,5 +437,10 @@ async def main(
                         say(f"{scenario.name}: {user}: {one}")
             for user, where in ((NEAR, "with the owner"), (FAR, "at another node")):
                 say(line(scenario.name, where, measured[user]))
-                good = good and not any(m.lost or m.doubled for m in measured[user])
+                may = user in scenario.may_repeat
+                good = good and not any(m.lost or (m.doubled and not may) for m in measured[user])
+        if not names or any(n in MASS for n in names):
+            lost, text = await mass(world)
+            say(text)
+            good = good and not lost
     return good

@@ -2,7 +2,8 @@
 
 Rules: it listens on loopback only, on a port of the system's choice, and knows one user whose password is made anew at each
 start and written only to files that their owner alone can read. Its data (ownership and session state) lives in the data
-directory and is synced at every write. A broker that dies is started again on the same port, with a growing pause.
+directory and is synced at every write. A broker that dies is started again on the same port, with a growing pause; one whose
+parent is killed ends with it (Linux).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import contextlib
 import ctypes
 import json
 import logging
+import os
+import re
 import secrets
 import shutil
 import signal
@@ -26,6 +29,8 @@ from wire.errors import ConfigError
 log = logging.getLogger(__name__)
 
 PROGRAM: Final = "nats-server"
+#: The oldest server that fences a write by another key's revision; an older one takes the condition for the key's own.
+VERSION_MIN: Final = (2, 11)
 #: Until the broker accepts connections, seconds: 20-40 ms on an idle machine, more with a large store on a busy one.
 START_TIMEOUT: Final = 20.0
 #: Pauses before a broker that died is started again, seconds: the first is unnoticed, the last bounds the log.
@@ -40,19 +45,33 @@ _USER: Final = "glassbridge"
 
 
 def find_nats_server() -> str | None:
-    """The program: on PATH (the operator's choice), else the one beside this Python, from the `cluster` extra."""
-    beside = Path(sys.executable).with_name(PROGRAM)
-    return shutil.which(PROGRAM) or (str(beside) if beside.exists() else None)
+    """The program: on PATH (the operator's choice), else the one beside this Python, from the `cluster` extra. One that is
+    too old is passed over."""
+    for candidate in (shutil.which(PROGRAM), str(Path(sys.executable).with_name(PROGRAM))):
+        if candidate is not None and os.access(candidate, os.X_OK) and version_of(candidate) >= VERSION_MIN:
+            return candidate
+    return None
+
+
+def version_of(program: str) -> tuple[int, int]:
+    """Major and minor version of a nats-server; (0, 0) if it does not say."""
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return (0, 0)
+    found = re.search(r"v(\d+)\.(\d+)", said.stdout)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def require_nats_server() -> str:
     """Raises ConfigError with the command that brings it."""
     found = find_nats_server()
     if found is None:
+        oldest = ".".join(map(str, VERSION_MIN))
         raise ConfigError(
             "workers",
-            f"several workers need {PROGRAM} to speak to each other, and it is not installed",
-            "Run `pip install 'glassbridge[cluster]'`, or put a nats-server (2.11 or newer) on PATH.",
+            f"several workers need {PROGRAM} {oldest} or newer to speak to each other, and it is not installed",
+            "Run `pip install 'glassbridge[cluster]'`, or put one on PATH.",
         )
     return found
 

@@ -33,6 +33,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import KeyValueConfig, StorageType
 
+from cloud.cluster.broker import VERSION_MIN
 from cloud.cluster.fabric import (
     PENDING_BYTES_MAX,
     VERSION,
@@ -52,6 +53,7 @@ from cloud.cluster.fabric import (
     shard_of,
 )
 from cloud.cluster.local import Exchange, nobody, replier
+from wire.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -138,13 +140,17 @@ class NatsFabric:
         self._prepared = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._unfit: ConfigError | None = None
         self._opened = False
         self._told_away = False
         self._prefix = f"{options.cell}.m."
 
     @classmethod
     async def open(cls, options: NatsOptions, *, wait: float = 5.0) -> NatsFabric:
-        """Connect. A broker that is away for `wait` seconds is no error: the fabric serves this node and keeps trying."""
+        """Connect. A broker that is away for `wait` seconds is no error: the fabric serves this node and keeps trying.
+
+        Raises ConfigError if only brokers that are too old were found.
+        """
         fabric = cls(options)
         fabric._spawn(fabric._keep_linked())
         with contextlib.suppress(TimeoutError):
@@ -152,6 +158,9 @@ class NatsFabric:
                 await fabric._linked.wait()
                 await fabric._prepared.wait()
         fabric._opened = True
+        if fabric._unfit is not None and not fabric.connected:
+            await fabric.close()
+            raise fabric._unfit
         return fabric
 
     # ---------------------------------------------------------------------------------------------- messages
@@ -388,6 +397,10 @@ class NatsFabric:
                         await link.subscribe(addr)
                     await self._serve(link)
                     break
+                except ConfigError as error:
+                    if self._unfit is None:
+                        log.error("%s: %s. %s", error.what, error.why, error.fix)
+                    self._unfit = error
                 except (OSError, nats.errors.Error, Unavailable, TimeoutError) as error:
                     if not self._told_away:
                         self._told_away = True
@@ -464,7 +477,7 @@ class _Link:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Connect and greet. Raises what nats-py raises."""
+        """Connect and greet. Raises what nats-py raises, and ConfigError for a server that is too old."""
         options = self._fabric.options
         async with asyncio.timeout(2 * CONNECT_TIMEOUT):
             await self._client.connect(
@@ -481,6 +494,13 @@ class _Link:
                 no_echo=True,
                 user_credentials=options.credentials,
                 tls=options.tls,
+            )
+        version = self._client.connected_server_version
+        if (version.major, version.minor) < VERSION_MIN:
+            raise ConfigError(
+                f"broker {self.shown}",
+                f"nats-server {version.major}.{version.minor} cannot guard records against a superseded owner",
+                f"Upgrade it to {VERSION_MIN[0]}.{VERSION_MIN[1]} or newer.",
             )
         await self._client.subscribe(self._inbox + ".*", cb=self._answered)
         loop = asyncio.get_running_loop()

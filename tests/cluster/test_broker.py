@@ -93,6 +93,25 @@ async def test_a_broker_that_cannot_start_says_where_its_last_words_are(tmp_path
     await broker.stop()
 
 
+def test_one_on_the_path_is_preferred_unless_it_is_too_old(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "bin"
+    own.mkdir()
+    monkeypatch.setattr(module.sys, "executable", str(own / "python"))
+    for folder, version in ((tmp_path, "v2.10.26"), (own, "v2.15.1")):
+        program = folder / "nats-server"
+        program.write_text(f"#!/bin/sh\necho nats-server: {version}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert find_nats_server() == str(own / "nats-server")
+    (tmp_path / "nats-server").write_text("#!/bin/sh\necho nats-server: v2.11.0\n")
+    assert find_nats_server() == str(tmp_path / "nats-server")
+    (tmp_path / "nats-server").write_text("#!/bin/sh\nexit 1\n")
+    (own / "nats-server").unlink()
+    assert find_nats_server() is None
+
+
 def test_without_a_nats_server_the_error_names_the_cure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

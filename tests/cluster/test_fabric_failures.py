@@ -20,13 +20,14 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
 from cloud.cluster import nats as engine
-from cloud.cluster.fabric import PENDING_BYTES_MAX, NoOne, Unavailable
+from cloud.cluster.fabric import PENDING_BYTES_MAX, NoOne, Reply, Unavailable
 from cloud.cluster.local import LocalFabric
 from cloud.cluster.nats import NatsFabric
 from tests.cluster.conftest import nats_options
 from tests.cluster.test_fabric_contract import Inbox, reached
 from tests.support.brokers import Brokers
 from tests.support.waiting import SLOW, until
+from wire.errors import ConfigError
 
 
 @pytest.fixture
@@ -99,10 +100,18 @@ async def test_local_listeners_are_served_while_the_broker_is_away(own_broker: B
 async def test_a_question_pending_in_a_broker_that_dies_fails_at_once(own_broker: Brokers, sid: str) -> None:
     async with nodes(own_broker, 2) as (a, b):
         heard = asyncio.Event()
-        await b.listen(f"s.{sid}", lambda data, reply: heard.set())
-        await asyncio.sleep(0)
-        asking = asyncio.ensure_future(a.ask(f"s.{sid}", b"?", 600))
-        await heard.wait()
+
+        def answers_once(data: bytes, reply: Reply | None) -> None:
+            if reply is not None and data == b"?":
+                reply(b"")
+            else:
+                heard.set()
+
+        await b.listen(f"s.{sid}", answers_once)
+        await reached(a, f"s.{sid}")
+        asking = asyncio.ensure_future(a.ask(f"s.{sid}", b"one that waits", 600))
+        async with asyncio.timeout(10 * SLOW):
+            await heard.wait()
         own_broker.servers[0].kill()
         with pytest.raises(Unavailable):
             async with asyncio.timeout(10 * SLOW):
@@ -307,6 +316,22 @@ async def test_a_password_in_the_address_is_not_logged(
     await node.close()
     assert "secret-word" not in caplog.text
     assert servers.urls[0].partition("//")[2] in caplog.text
+
+
+async def test_a_server_too_old_to_fence_is_refused_in_words() -> None:
+    async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.10.26","headers":true,"max_payload":1048576}\r\n')
+        while line := await reader.readline():
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(old, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(ConfigError, match=r"2\.10 cannot guard records"):
+        await NatsFabric.open(engine.NatsOptions((f"nats://127.0.0.1:{port}",)), wait=0.5)
+    server.close()
+    await server.wait_closed()
 
 
 def test_nats_py_still_has_the_inside_that_a_torn_link_is_cut_by() -> None:

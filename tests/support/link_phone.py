@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from wire.link import Announce, Deliver, Disconnect, Link, LinkEffect, LinkState, Resumed, Transmit
 from wire.messages.base import Delivery
@@ -163,6 +163,10 @@ class LinkPhone:
                     close_timeout=0.2,
                     max_size=16 << 20,
                 )
+            except InvalidStatus as refused:  # 503: the node says when to come back
+                tries += 1
+                await asyncio.sleep(float(refused.response.headers.get("Retry-After", self.redial)))
+                continue
             except (OSError, InvalidHandshake, TimeoutError, EOFError):
                 tries += 1
                 await asyncio.sleep(self.redial * min(20, tries))

@@ -125,9 +125,6 @@ def test_what_the_app_said_reaches_an_owner_and_the_newest_of_its_wishes_one_wit
     edge, first = attached(acknowledged=True)
     wishes = b'{"type":"subscription_update","subscriptions":["button_press"]}'
     first.take(only(edge.from_app(Content.TEXT, wishes, 0.1), SendOwner).data, 0.1)
-    edge.from_owner(
-        first.handle_deadline(0.3)[0].data if first.deadline else b"", 0.3
-    ) if first.deadline else None
     lost = b'{"type":"app_broadcast_message"}'
     edge.from_app(Content.TEXT, lost, 0.2)  # this never arrives
     ask = only(edge.announced(2, "b", 1.0), AskOwner)

@@ -67,11 +67,6 @@ class RemoteApp:
         """Number of the last frame of the app that was handled."""
         return self._pipe.received
 
-    @property
-    def delivered(self) -> int:
-        """Number of the last frame that the other node has."""
-        return self._pipe.acknowledged
-
     # ------------------------------------------------------------------------------------------------ to the app
 
     def send(self, effect: fx.SendToApps) -> None:

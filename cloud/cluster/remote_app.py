@@ -166,6 +166,7 @@ class RemoteApp:
     def _lost(self) -> None:
         if self._closed:
             return
+        sound = self.unheard()
         self.drop()
         entry = self._seat.entry
         self._seat.remotes.pop(self.attachment, None)
@@ -174,6 +175,7 @@ class RemoteApp:
         if entry is not None:
             hub = self._seat.cluster.hub
             hub.feed(entry, entry.session.app_lost, self.package, self.connection_id)
+            hub.feed(entry, entry.session.sound_missed, sound)
 
     def drop(self) -> None:
         """Forget this app without a word: its node goes on with another owner."""

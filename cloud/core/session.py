@@ -13,7 +13,7 @@ reports).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Any, Final
@@ -814,6 +814,12 @@ class Session:
     def app_pong(self, package: str, connection_id: int, payload: bytes, now: float) -> list[Effect]:
         """The app's WebSocket library has answered a ping: what came before it has arrived."""
         return self._apps.pong(package, connection_id, payload, now)
+
+    def sound_missed(self, sound: Sequence[bytes], now: float) -> list[Effect]:
+        """Sound that was on its way to an app whose node has gone: it is kept for the app's return."""
+        for pcm in sound:
+            self._delivery.keep_sound(pcm, now)
+        return []
 
     def app_proved(
         self, package: str, connection_id: int, marks: Mapping[str, tuple[int, int]], now: float

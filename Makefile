@@ -8,7 +8,7 @@ ONCE ?=
 QUICK ?=
 ARGS ?=
 
-.PHONY: help setup demo test lint types interop failures simulate simulate-cluster cluster browser latency bench docs glasses realbluez
+.PHONY: help setup demo test lint types interop failures simulate simulate-cluster cluster fuzz browser latency bench docs glasses realbluez
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,12 @@ cluster: setup ## kill, freeze and drain the parts of a real cluster under real 
 
 simulate: setup ## many simulated worlds: SEEDS=500, JOBS=2; a failing seed is shrunk and says how to repeat it
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),500) --jobs $(or $(JOBS),1) $(ARGS)
+
+fuzz: setup $(VENV)/.fuzz ## search decoders for what breaks them (Linux on x86-64): TARGET=all SECONDS=60; TARGET=list names them
+	@$(BIN)/python -m tests.fuzz $(or $(TARGET),all) --seconds $(or $(SECONDS),60) $(ARGS)
+
+$(VENV)/.fuzz: tests/fuzz/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $< && touch $@
 
 browser: setup ## the pages in Chromium; writes docs/img/
 	@$(BIN)/pytest -q tests/browser $(ARGS)

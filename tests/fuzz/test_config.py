@@ -42,7 +42,7 @@ def test_any_file(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.failure("PER-05")
-@pytest.mark.parametrize("data", corpus("toml"))
+@pytest.mark.parametrize("data", corpus("config"))
 def test_files_that_did_harm_elsewhere(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "config.toml"
     file.write_bytes(data)

@@ -295,6 +295,7 @@ class Stage:
             folder / "cloud.log",
         )  # fmt: skip
         self.apps = [SdkApp("2.1.29", package, KEY) for package in PACKAGES]
+        self.hooks = [HOOK] * len(self.apps)  # what each does in its onSession
         self.proxy = FaultProxy("127.0.0.1", self.cloud_port)
         self.users = [f"user-{n}@rolling.example" for n in range(users)]
         self.edges: list[Edge] = []
@@ -309,9 +310,9 @@ class Stage:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.cloud.end, signal.SIGKILL)
             await self.cloud.start()
-            for app in self.apps:
+            for app, hook in zip(self.apps, self.hooks, strict=True):
                 stack.push_async_callback(app.close)
-                await app.start(hook=HOOK)
+                await app.start(hook=hook)
             self.http = await stack.enter_async_context(
                 httpx.AsyncClient(
                     base_url=f"http://127.0.0.1:{self.cloud_port}",
@@ -357,7 +358,7 @@ class Stage:
 
     async def _send_on(self) -> None:
         """Everyone sends all the time, not all at once."""
-        while True:
+        while self.edges:
             for edge in self.edges:
                 if self.sending:
                     edge.event()
@@ -383,8 +384,8 @@ class Stage:
         for app in self.apps:
             await app.kill()
         await asyncio.sleep(outage)
-        for app in self.apps:
-            await app.start(hook=HOOK)
+        for app, hook in zip(self.apps, self.hooks, strict=True):
+            await app.start(hook=hook)
 
     async def restart_edges(self, step: int) -> None:
         """Every `step`-th edge is killed and started again."""

@@ -66,6 +66,10 @@ class OwnershipTiming:
     remind: float = 1.0  # a stale owner that speaks is told at most this often
 
 
+#: Epochs count takeovers of one session. A larger number was not counted, and its successor could not be written.
+EPOCH_MAX = 1 << 53
+
+
 @dataclass(frozen=True, slots=True)
 class OwnerRecord:
     """What `own.<sid>` says. `node` is an incarnation: a restarted process is another node."""
@@ -81,7 +85,8 @@ class OwnerRecord:
         """Tolerant: members that we do not know are ignored; what cannot be read is no record."""
         try:
             found = orjson.loads(value)
-            return cls(str(found["node"]), int(found["epoch"]))
+            record = cls(str(found["node"]), int(found["epoch"]))
+            return record if 0 <= record.epoch < EPOCH_MAX else None
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
             return None
 

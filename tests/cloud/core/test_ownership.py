@@ -277,7 +277,15 @@ def test_the_end_of_a_session_deletes_what_is_ours_and_nothing_else() -> None:
 
 def test_a_record_of_another_version_is_read_tolerantly_and_rubbish_is_none() -> None:
     assert OwnerRecord.decode(b'{"v":9,"node":"x","epoch":5,"more":[1]}') == OwnerRecord("x", 5)
-    for rubbish in (b"", b"[]", b'{"node":"x"}', b"\\xff", b'{"node":"x","epoch":"soon"}'):
+    for rubbish in (
+        b"",
+        b"[]",
+        b'{"node":"x"}',
+        b"\\xff",
+        b'{"node":"x","epoch":"soon"}',
+        b'{"node":"x","epoch":-1}',
+        b'{"node":"x","epoch":"18446744073709551616"}',
+    ):
         assert OwnerRecord.decode(rubbish) is None
 
 

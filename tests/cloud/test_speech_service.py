@@ -237,7 +237,6 @@ async def test_audio_that_just_stops_ends_its_utterance(monkeypatch: pytest.Monk
         assert r.voice == [True, False]
 
 
-@pytest.mark.failure("AUD-01")
 @pytest.mark.failure("AUD-02")
 async def test_a_failing_provider_is_left_alone_then_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech_service, "RETRY", BackoffPolicy(0.05, 2.0, 1.0, 0.0))

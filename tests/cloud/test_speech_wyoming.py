@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
 
+from cloud.metrics import Metrics
 from cloud.speech.provider import BYTES_PER_SECOND, Failure, Recognised, SpeechError
+from cloud.speech.service import SpeechService
 from cloud.speech.wyoming import WyomingProvider
+from tests.cloud.test_speech_voice import noise, tone
 from tests.support.tools import missing
+from tests.support.waiting import until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -122,6 +126,40 @@ async def test_every_bad_answer_says_what_it_means(answer: bytes, kind: Failure)
         with pytest.raises(SpeechError) as failed:
             await ask(port, b"\x00\x00" * 100)
     assert failed.value.kind is kind
+
+
+@pytest.mark.failure("AUD-01")
+async def test_an_engine_that_closes_what_is_idle_hears_the_first_words_after_each_of_twenty_pauses() -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """After an answer, a connection that says nothing for 20 ms is closed, as engines do after their idle time."""
+        nonlocal connections
+        connections += 1
+        heard, patience = 0, None
+        with contextlib.suppress(TimeoutError, json.JSONDecodeError):  # idle, or closed by our side
+            while True:
+                kind, _, payload = await asyncio.wait_for(read_event(reader), patience)
+                heard += len(payload)
+                if kind == "audio-stop":
+                    data = {"text": f"{heard} bytes"}
+                    writer.write(json.dumps({"type": "transcript", "data": data}).encode() + b"\n")
+                    patience = 0.02
+
+    finals: list[Mapping[str, Any]] = []
+    async with peer(serve) as port:
+        service = SpeechService(WyomingProvider("127.0.0.1", port), Metrics(), timeout=5.0)
+        session = service.session("u@x", finals.append, lambda speaking: None)
+        session.need(frozenset({("en-US", None)}))
+        for cycle in range(1, 21):
+            session.feed(noise(0.2) + tone(0.4) + noise(0.9))
+            await until(lambda n=cycle: len([e for e in finals if e["isFinal"]]) == n, "words", 2.0)
+            await asyncio.sleep(0.03)  # longer than the engine's patience
+        assert service.state.failures == 0
+        await session.close()
+        await service.close()
+    assert connections == 20
+    assert len({e["text"] for e in finals if e["isFinal"]}) == 1, "every time all of it"
 
 
 async def test_nobody_there_is_transient() -> None:

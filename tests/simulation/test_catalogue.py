@@ -89,7 +89,7 @@ def test_dead_and_deleted_apps_do_not_delay_twenty_reconnects_nor_are_asked_at_e
         asked.append(body["type"])
         answer(body, reply)
 
-    server.webhook = webhook  # type: ignore[method-assign]
+    server.webhook = webhook  # type: ignore[assignment]
     world.cloud.kill()
     world.advance(1.0)
     world.cloud.boot()
@@ -100,6 +100,7 @@ def test_dead_and_deleted_apps_do_not_delay_twenty_reconnects_nor_are_asked_at_e
         world.advance(1.0)
         edge.boot()
         world.advance(2.0)
+        assert edge.node is not None
         assert edge.node.uplink.state.value == "online", "acknowledged within two seconds"
         world.advance(27.0)
     assert 1 <= len(asked) <= 10

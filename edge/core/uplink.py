@@ -59,6 +59,9 @@ class UplinkTiming:
     move: float = 1.0
     #: Failure catalogue CON-13: an attempt counts as a success after half a minute.
     healthy: float = 30.0
+    #: A healthy connection that breaks is dialled again at once, in a cluster another node serves by then; spread a little,
+    #: because everybody of a lost node does so. Only when this fails begin the waits of `backoff`.
+    at_once: float = 0.1
     #: A refused credential is tried again after this (CON-09): the operator may have renewed it meanwhile.
     refused: float = 300.0
     #: Longest wait that a server may ask for with Retry-After.
@@ -322,10 +325,15 @@ class Uplink:
         self, reason: str, now: float, *, refused: bool = False, retry_after: float | None = None
     ) -> list[UplinkEffect]:
         was_online = self.state is _U.ONLINE
-        if was_online and now - self.since >= self.timing.healthy:
+        was_healthy = was_online and now - self.since >= self.timing.healthy
+        restarting = now < self._restarting_until
+        if was_healthy:
             self._backoff.reset()
-        self._backoff.policy = self.timing.restart if now < self._restarting_until else self.timing.backoff
-        delay = self._backoff.next(self._jitter())
+        self._backoff.policy = self.timing.restart if restarting else self.timing.backoff
+        if was_healthy and not restarting:
+            delay = self.timing.at_once * self._jitter()
+        else:
+            delay = self._backoff.next(self._jitter())
         if refused:
             delay = self.timing.refused
         elif retry_after is not None:

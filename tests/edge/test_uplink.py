@@ -128,7 +128,17 @@ def test_the_backoff_is_forgotten_after_a_healthy_half_minute() -> None:
     for t in range(2, 32):
         u.heard(conn, float(t))
     u.closed(conn, 1006, "", 31.5)
-    assert u.deadline == pytest.approx(32.5)
+    assert u.deadline == pytest.approx(31.55), "once at once"
+    u.handle_deadline(31.55)
+    u.failed(u.conn_id, "refused", None, None, 31.6)
+    assert u.deadline == pytest.approx(32.6), "then from the first wait on"
+
+
+def test_what_has_just_connected_is_not_dialled_again_at_once() -> None:
+    u = uplink()
+    conn = online(u)
+    u.closed(conn, 1006, "", 1.0)
+    assert u.deadline == pytest.approx(2.0)
 
 
 @pytest.mark.failure("CON-10")

@@ -16,9 +16,9 @@ from cloud.core.pipe import Ident
 #: Frames kept per app (CON-16: 100 items) and their bytes; beyond that the oldest is dropped and counted.
 ENTRIES_MAX: Final = 100
 BYTES_MAX: Final = 256 * 1024
-#: Between two questions for proof, in seconds. A ping and its pong cost as much as an event, so a stream of events asks
-#: four times a second; what a crash can double is what was sent within this time.
-PROOF_INTERVAL: Final = 0.25
+#: Between two questions for proof, in seconds. A ping and its pong cost as much as an event, so a dense stream of events
+#: asks forty times a second, while each of a person's has its own; what a crash can double is what was sent within this.
+PROOF_INTERVAL: Final = 0.025
 #: Older frames are never sent again: the grace of an app (5 s) and the time a dead link may go unnoticed.
 AGE_MAX: Final = 10.0
 _OFFSET_BYTES: Final = 8

@@ -404,7 +404,7 @@ async def test_a_thousand_sessions_stay_smooth(console: Browser, tmp_path: Path)
                 ("detached", 60 + 7 * number % 500),
                 ("connected", 880),
             ):
-                entry.lanes["glasses"].appendleft({"state": state, "reason": None, "at": time.time() - ago})
+                entry.lanes["glasses"].insert(0, {"state": state, "reason": None, "at": time.time() - ago})
         began = time.monotonic()
         async with opened(console, scene.cloud) as page:
             await expect(page.locator("#total")).to_have_text(f"{SESSIONS} sessions")

@@ -39,7 +39,7 @@ def test_a_pong_that_proves_nothing_changes_nothing() -> None:
     assert len(log.replay(0.1)[0]) == 1
 
 
-def test_a_stream_of_events_asks_for_proof_four_times_a_second_and_once_more_after_its_end() -> None:
+def test_a_stream_of_events_asks_for_proof_in_intervals_and_once_more_after_its_end() -> None:
     log = AppLog()
     now, pings = 0.0, 0
     while now < 0.99:
@@ -47,8 +47,8 @@ def test_a_stream_of_events_asks_for_proof_four_times_a_second_and_once_more_aft
         if ping is not None:
             pings += 1
             log.proved(ping)
-        now += 0.01
-    assert pings == 4
+        now += 0.001
+    assert 0.99 / PROOF_INTERVAL * 0.95 <= pings <= 0.99 / PROOF_INTERVAL + 1
     due = log.deadline  # the last ones are not left without a question
     assert due is not None
     assert due <= now + PROOF_INTERVAL

@@ -1240,9 +1240,8 @@ class Hub:
                 self._recorded(entry, "display", detail, now)
                 self._recorded(entry, "display_settled", detail, now)
                 return
-            case (
-                "displayed"
-            ):  # both at once, and nobody looks: captions would push everything else out of the trace
+            case "displayed":
+                # Both at once, and nobody looks: captions would push everything else out of the trace.
                 self._displays_settled["shown"] += 1
                 self._display_hop.observe(0.0)
                 if detail["answered"] is not None:

@@ -61,9 +61,8 @@ class Reports:
         self._notified: list[float] = []  # a short list: an empty deque takes 760 bytes
         self._location_saved_at = float("-inf")
         self.notifications_shed = 0
-        self.backlog_until = float(
-            "-inf"
-        )  # what an outage has held back is no flood; the link's log bounds it
+        #: Until then: what an outage has held back is no flood; the link's log bounds it.
+        self.backlog_until = float("-inf")
         self._announced: dict[str, Any] | None = None  # the table that came with the glasses
 
     def glasses_state(self, message: glasses.GlassesConnectionState, now: float) -> list[Effect]:

@@ -135,9 +135,8 @@ class Uplink:
         self._restarting_until = float("-inf")  # the cloud said that it restarts
         self._stray_until = float("-inf")  # an attempt of our own may still arrive there
         self._liveness: Liveness | None = None  # of the current connection
-        self._clock: ClockOffset | None = (
-            None  # of the current connection: the next may end at another machine
-        )
+        #: Of the current connection: the next may end at another machine.
+        self._clock: ClockOffset | None = None
 
     # ---------------------------------------------------------------------------------------------------- inputs
 

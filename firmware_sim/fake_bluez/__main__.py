@@ -45,10 +45,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="firmware_sim.fake_bluez", description="org.bluez on a private bus, over a virtual controller."
     )
-    parser.add_argument("--bus", required=True, help="address of the bus, e.g. unix:path=/tmp/bus")
     parser.add_argument(
-        "--hci", action="append", required=True, help="one adapter each, e.g. unix:/tmp/hci.sock"
+        "--bus", required=True, help="address of the bus, as dbus-daemon prints it: unix:path=…"
     )
+    parser.add_argument("--hci", action="append", required=True, help="one adapter each, e.g. unix:hci.sock")
     parser.add_argument("--control", type=int, default=0, help="port for faults on 127.0.0.1; 0 picks one")
     parser.add_argument(
         "--temporary-max", type=float, default=30.0, help="seconds a merely seen device stays"

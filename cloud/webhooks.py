@@ -2,7 +2,8 @@
 
 Rules: a name is resolved once, every address is judged, and the connection goes to a judged address, so DNS cannot
 change its mind in between. No redirects, no proxies, no connection reuse. Time, reply size and requests in flight are
-bounded (in total and per host). Nothing here raises: the outcome is a `WebhookResult`.
+bounded (in total and per host). The wait for a slot is ours and the time of the answer is the app server's: each has its
+own limit. Nothing here raises: the outcome is a `WebhookResult`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ REPLY_MAX: Final = 64 * 1024
 PER_HOST_MAX: Final = 16
 #: Addresses tried of one name; more only delays the verdict.
 ADDRESSES_MAX: Final = 3
+#: Longest wait for a slot, seconds. After the 4 s in which a start may wait for its endpoint's pace there is still a second
+#: before its caller is told (10 s), so that it hears the true reason.
+QUEUE_TIMEOUT: Final = 5.0
 #: A name that takes longer to resolve is as good as unknown to the operator who registers it, seconds.
 REFUSAL_TIMEOUT: Final = 5.0
 #: A signature is accepted this long, seconds either way (failure catalogue SEC-13).
@@ -57,6 +61,7 @@ class WebhookError(StrEnum):
     LOST = "connection_lost"  # broke off before the answer was complete
     TLS = "tls_failed"
     TIMEOUT = "timeout"
+    QUEUE = "queue_full"  # ours: no slot came free in time, and nothing was sent
     REDIRECT = "redirect_refused"
     TOO_LARGE = "reply_too_large"
     PROTOCOL = "bad_reply"
@@ -65,7 +70,8 @@ class WebhookError(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WebhookResult:
-    """Outcome of one POST. `body` is the answer's JSON object, if it was one; `duration` in seconds."""
+    """Outcome of one POST. `body` is the answer's JSON object, if it was one; `duration` in seconds from when
+    the request had its slot, so that the app server is not charged with our own queue."""
 
     ok: bool
     status: int | None
@@ -157,12 +163,21 @@ class DestinationPolicy:
 
     async def vet(self, text: str) -> tuple[httpx.URL, list[str]]:
         """The parsed URL and the addresses it may be sent to. Raises _Refused."""
+        url = self.parse(text)
+        return url, await self.addresses(url)
+
+    def parse(self, text: str) -> httpx.URL:
+        """What can be said without asking for the name. Raises _Refused."""
         try:
             url = httpx.URL(text)
         except (httpx.InvalidURL, TypeError, ValueError):
             raise _Refused(WebhookError.INVALID_URL) from None
         if url.scheme not in self._schemes or not url.host or url.userinfo or len(text) > 2048:
             raise _Refused(WebhookError.INVALID_URL)
+        return url
+
+    async def addresses(self, url: httpx.URL) -> list[str]:
+        """The addresses that a URL may be sent to. Raises _Refused."""
         host = url.raw_host.decode("ascii").lower().strip("[]")
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
@@ -173,7 +188,7 @@ class DestinationPolicy:
         good = [str(address) for address in addresses if self._may_reach(host, address, port)]
         if not good:
             raise _Refused(WebhookError.FORBIDDEN if addresses else WebhookError.DNS)
-        return url, good[:ADDRESSES_MAX]
+        return good[:ADDRESSES_MAX]
 
     def _may_reach(self, host: str, address: Address, port: int) -> bool:
         if any(_pair(name, port) in self._allow for name in (host, str(address))):
@@ -260,8 +275,9 @@ class WebhookClient:
         signing_key: str | None = None,
         pause: float = 0.0,
     ) -> WebhookResult:
-        """POST a JSON object; `signing_key` is the app's `hashed_api_key`. `timeout` bounds the whole, in seconds;
-        `pause` is the least time to the post before, of those that waited for the same server."""
+        """POST a JSON object; `signing_key` is the app's `hashed_api_key`. `timeout` is the app server's time, in seconds,
+        from when the request has its slot; `pause` is the least time to the post before, of those that waited for the
+        same server."""
         payload = orjson.dumps(body)
         extra = {"Content-Type": "application/json", DELIVERY_HEADER: uuid.uuid4().hex, **(headers or {})}
         if signing_key is not None:
@@ -278,19 +294,21 @@ class WebhookClient:
         return await self._attempt(url, timeout, 0.0, files=parts)
 
     async def _attempt(self, url: str, timeout: float, pause: float, **request: Any) -> WebhookResult:
-        started = time.monotonic()
+        loop = asyncio.get_running_loop()
+        started: float | None = None
         status: int | None = None
         error: WebhookError | None = None
         body: dict[str, Any] | None = None
         try:
-            async with asyncio.timeout(timeout):
-                target, addresses = await self._policy.vet(url)
-                host = self._hosts.setdefault(target.host, asyncio.Semaphore(PER_HOST_MAX))
-                pace = self._paces.setdefault(target.netloc, _Pace())
-                async with host, self._slots:
-                    if pause:
-                        await pace.turn(pause)
-                    status, body = await self._send(target, addresses, request)
+            target = self._policy.parse(url)
+            host = self._hosts.setdefault(target.host, asyncio.Semaphore(PER_HOST_MAX))
+            pace = self._paces.setdefault(target.netloc, _Pace())
+            async with asyncio.timeout(QUEUE_TIMEOUT) as limit, host, self._slots:
+                if pause:
+                    await pace.turn(pause)
+                started = loop.time()
+                limit.reschedule(started + timeout)
+                status, body = await self._send(target, await self._policy.addresses(target), request)
             if 300 <= status < 400:
                 error = WebhookError.REDIRECT
             elif not 200 <= status < 300:
@@ -298,14 +316,15 @@ class WebhookClient:
         except _Refused as refused:
             error = refused.error
         except (TimeoutError, httpx.TimeoutException):
-            error = WebhookError.TIMEOUT
+            error = WebhookError.QUEUE if started is None else WebhookError.TIMEOUT
         except httpx.ConnectError as problem:
             error = WebhookError.TLS if _is_tls(problem) else WebhookError.CONNECT
         except httpx.NetworkError:
             error = WebhookError.LOST
         except (httpx.HTTPError, httpx.InvalidURL, ValueError):
             error = WebhookError.PROTOCOL
-        result = WebhookResult(error is None, status, error, body, time.monotonic() - started)
+        duration = 0.0 if started is None else loop.time() - started
+        result = WebhookResult(error is None, status, error, body, duration)
         if self._on_result is not None:
             self._on_result(result)
         return result

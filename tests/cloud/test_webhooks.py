@@ -211,6 +211,36 @@ async def test_a_hanging_host_does_not_take_every_slot() -> None:
         assert server.waiting_max == 16
 
 
+@pytest.mark.failure("APP-05")
+async def test_the_time_in_our_own_queue_is_not_charged_to_the_app_server() -> None:
+    async with served() as server, client("loopback") as webhooks:
+        url = f"http://127.0.0.1:{server.port}"
+        hanging = [asyncio.ensure_future(webhooks.post(f"{url}/hang", {}, timeout=WAIT)) for _ in range(16)]
+        await until(lambda: server.waiting == 16, "all slots of this server are taken")
+        limit = 1.0
+        queued = asyncio.ensure_future(webhooks.post(f"{url}/webhook", {}, timeout=limit))
+        await asyncio.sleep(1.5 * limit)
+        assert not queued.done(), "its limit has passed, and nothing has been sent"
+        server.release.set()
+        result = await queued
+        assert result.ok
+        assert result.duration < limit
+        await asyncio.gather(*hanging)
+
+
+async def test_a_post_that_gets_no_slot_says_that_the_queue_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served() as server, client("loopback") as webhooks:
+        url = f"http://127.0.0.1:{server.port}"
+        hanging = [asyncio.ensure_future(webhooks.post(f"{url}/hang", {}, timeout=WAIT)) for _ in range(16)]
+        await until(lambda: server.waiting == 16, "all slots of this server are taken")
+        monkeypatch.setattr("cloud.webhooks.QUEUE_TIMEOUT", 0.1)
+        result = await webhooks.post(f"{url}/webhook", {}, timeout=WAIT)
+        assert (result.ok, result.error, result.duration) == (False, WebhookError.QUEUE, 0.0)
+        assert not server.seen, "nothing was sent"
+        server.release.set()
+        assert all(done.ok for done in await asyncio.gather(*hanging))
+
+
 @pytest.mark.failure("APP-10")
 async def test_posts_that_queued_behind_a_slow_server_still_keep_their_pace() -> None:
     loop = asyncio.get_running_loop()

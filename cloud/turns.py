@@ -1,7 +1,8 @@
 """Work that may wait for another turn of the event loop, so that thousands of it do not hold up everybody else.
 
 Rules: in the order in which it was asked for; at once as long as this turn has time left, else in slices, one per turn.
-What waits is bounded by what causes it: a handshake, a lost connection or a session's timer each wait at most once.
+What waits is bounded by what causes it: a handshake, a lost connection, a session's timer or its end each wait at most
+once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Final
 
@@ -54,6 +55,14 @@ class Turns:
             self._busy = False
             self._left -= perf_counter() - start
         return True
+
+    async def each(self, works: Iterable[Callable[[], None]]) -> None:
+        """All of these, in order; returns when the last is done."""
+        for work in works:
+            self.do(work)
+        done = asyncio.Event()
+        self.do(done.set)
+        await done.wait()
 
     def _turn(self) -> None:
         """A new turn: time for those who wait. A bug in one piece of work does not keep the others waiting."""

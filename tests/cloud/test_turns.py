@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import pytest
 
@@ -76,6 +77,27 @@ async def test_work_that_asks_for_more_work_does_not_starve_the_loop() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
     assert done == [3, 2, 1, 0]
+
+
+async def test_much_work_is_waited_for_while_others_have_their_turns() -> None:
+    turns, done, others = Turns(), list[int](), 0
+
+    async def somebody_else() -> None:
+        nonlocal others
+        while len(done) < 40:
+            others += 1
+            await asyncio.sleep(0)
+
+    def piece(number: int) -> None:
+        busy(SLICE / 4)
+        done.append(number)
+
+    other = asyncio.ensure_future(somebody_else())
+    await turns.each(partial(piece, number) for number in range(40))
+    assert done == list(range(40))
+    assert others >= 5
+    await other
+    await turns.each(())
 
 
 async def test_a_bug_in_one_piece_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:

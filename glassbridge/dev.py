@@ -108,6 +108,14 @@ class Dev:
             words = f"HTTP {reply.status_code}"
         return Outcome(False, seconds, str(words))
 
+    async def stop_clock(self) -> bool:
+        """Takes the built-in app off the lens; it can be started again by hand. False if that failed. Never raises."""
+        try:
+            path = f"/api/admin/sessions/{USER}/apps/{CLOCK_PACKAGE}/stop"
+            return (await self.api("POST", path)).is_success
+        except httpx.HTTPError:
+            return False
+
     async def start_clock(self) -> Outcome:
         """Starts the built-in app. Never raises."""
         assert self.clock is not None
@@ -337,7 +345,17 @@ async def _live(dev: Dev, say: _Say) -> None:
         {"event": "ready", "url": dev.url, "lens": dev.url + "/", "simulator": dev.control, "user": USER}
     )
 
+    clock_shown = dev.clock is not None
+
     async def start(package: str, url: str) -> Outcome:
+        # The clock answers every word and tap as well, and would keep the lens from an app that is slower by a moment.
+        nonlocal clock_shown
+        if clock_shown and await dev.stop_clock():
+            clock_shown = False
+            say.part(
+                "apps",
+                f"clock leaves the lens to yours (glassbridge app start {CLOCK_PACKAGE} brings it back)",
+            )
         return await dev.start_app(package, url)
 
     await Discovery(urls, start, lambda words: say.part("apps", words)).run()

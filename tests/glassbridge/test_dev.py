@@ -106,6 +106,34 @@ def test_an_event_is_sent_again_from_the_command_line(tmp_path: Path) -> None:
         assert (gone.returncode, "cannot be sent again" in gone.stderr) == (1, True)
 
 
+def test_the_built_in_clock_leaves_the_lens_to_the_developers_app(tmp_path: Path) -> None:
+    """Both would answer every word and tap, and whoever is first keeps the screen."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with dev_process(tmp_path, "--no-discover", "--app", f"http://127.0.0.1:{port}") as dev:
+        wait_for(lambda: any("battery" in text for text in shown(dev)), "the clock's face", within=30)
+        with subprocess.Popen(
+            [sys.executable, str(ROOT / "examples" / "captions.py")],
+            env={**os.environ, "PORT": str(port)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as app:  # fmt: skip
+            try:
+                wait_for(lambda: shown(dev) == ["Listening ..."] * 2, "the app alone", within=30)
+                httpx.post(
+                    f"{dev.url}/api/sim/input",
+                    json={"action": "say", "text": "where is the station"},
+                    headers={"Origin": dev.url},
+                    trust_env=False,
+                ).raise_for_status()
+                wait_for(lambda: shown(dev) == ["where is the station"] * 2, "the app answers", within=30)
+            finally:
+                app.terminate()
+    assert any(
+        "clock" in line and "glassbridge app start org.glassbridge.clock" in line for line in dev.errors
+    )
+
+
 def _arguments(pid: int) -> list[str]:
     raw = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     return [word.removeprefix("unix-server:") for word in raw]

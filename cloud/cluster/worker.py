@@ -95,7 +95,7 @@ async def _serve(start: WorkerStart, channel: socket.socket) -> int:
         assert cluster is not None
 
         def drain_all() -> None:
-            cluster.everybody_ends = True
+            cluster.everybody_ends = start.alone
             cloud.hub.own(cloud.hub.drain())
 
         siblings = Siblings(
@@ -118,7 +118,7 @@ async def _serve(start: WorkerStart, channel: socket.socket) -> int:
         beating.add_done_callback(lambda _: stop.set())
         log.info("worker %d is serving at %s", start.number, cloud.url)
         await stop.wait()
-        cluster.everybody_ends = beating.done()
+        cluster.everybody_ends = start.alone and beating.done()
         log.info("draining")
         handover.drain()
     return 0

@@ -66,6 +66,8 @@ class WorkerStart:
     """Where the workers' own sockets are."""
     group: str
     """What the addresses of these workers share."""
+    alone: bool
+    """There are no nodes but these workers: when all of them end, their sessions have nowhere to go."""
     starts: int
     """Which start of this worker it is."""
 
@@ -136,6 +138,7 @@ class Workers:
             listener=self.listener.fileno(),
             directory=self.directory,
             group=self.directory.name,
+            alone=self.broker is not None,
             starts=starts,
         )
 

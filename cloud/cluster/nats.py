@@ -72,7 +72,8 @@ LEADERLESS_DELAY: Final = 0.05
 #: Messages of one address that may wait for their listener. The client reads at most 128 kB before listeners run, 1,300
 #: messages of 100 B; three times that means the loop is lost, and dropping (told by `on_gap`) is right.
 WAITING_MESSAGES_MAX: Final = 4096
-#: Records of sessions that nobody touched for this long are reaped (seconds): no owner lives 30 days without a claim.
+#: Records of sessions that nobody wrote for this long are reaped (seconds): their node died and their glasses never came
+#: again. A living owner writes its own every day (`OwnershipTiming.refresh`).
 RECORD_AGE_MAX: Final = 30 * 24 * 3600.0
 #: What `close` waits for pending messages, and for nats-py to close its socket, seconds.
 CLOSE_TIMEOUT: Final = 1.0

@@ -1,6 +1,7 @@
 """Who serves a session: the node that holds the newest glasses socket, by one compare-and-swap on one record.
 
-Rules: one machine per session and node. Ownership never expires and is never renewed. The record's revision is the fence
+Rules: one machine per session and node. Ownership does not expire: no decision rests on how old a record is. It is written
+anew once a day all the same, because the engine reaps records that nobody has touched for a month. The record's revision is the fence
 of every state write, so a superseded node cannot write; its epoch orders owners, and a lower epoch never overwrites a
 higher one. An engine that does not answer within `patience` does not keep the wearer waiting: the session is served
 provisionally under an epoch of our own and confirmed later. Nothing is saved before the former state is loaded, and
@@ -64,6 +65,10 @@ class OwnershipTiming:
     )
     retry_max: float = 5.0
     remind: float = 1.0  # a stale owner that speaks is told at most this often
+    refresh: float = (
+        86_400.0  # the record and the state are written anew this often, a thirtieth of the engine's patience
+    )
+    refresh_again: float = 3_600.0  # that did not succeed, or nobody knows: an hour, of the 700 that are left
 
 
 #: Epochs count takeovers of one session. A larger number was not counted, and its successor could not be written.
@@ -237,6 +242,7 @@ class Ownership:
         self._saving = 0  # attempt of the save in flight
         self._saves = 0
         self._saved_at = float("-inf")
+        self._refresh_at: float | None = None
         self._reminded_at = float("-inf")
 
     # ------------------------------------------------------------------------------------------------ queries
@@ -259,7 +265,7 @@ class Ownership:
     def deadline(self) -> float | None:
         if self.state in _OVER:
             return None
-        times = (self._provisional_at, self._again_at, self._load_by, self._save_at)
+        times = (self._provisional_at, self._again_at, self._load_by, self._save_at, self._refresh_at)
         return min((t for t in times if t is not None), default=None)
 
     # ------------------------------------------------------------------------------------------------ the claim
@@ -304,7 +310,10 @@ class Ownership:
 
     def owner_written(self, attempt: int, rev: int, now: float) -> list[Effect]:
         """The record names this node."""
-        return self._confirmed(rev, now) if self._expected(attempt) else []
+        if not self._expected(attempt):
+            return []
+        self._refresh_at = now + self.timing.refresh
+        return self._confirmed(rev, now)
 
     def conflict(self, attempt: int, now: float) -> list[Effect]:
         """Somebody else wrote meanwhile: look who."""
@@ -347,6 +356,8 @@ class Ownership:
         if self.state is not OwnershipState.OWNED:
             self._move(OwnershipState.OWNED)
         self._provisional_at = None
+        if self._refresh_at is None:  # read, after a write of unknown outcome: written just now, or nearly
+            self._refresh_at = now + self.timing.refresh
         if self._load_attempt == 0:
             return self._load(now)
         self._plan_save(now)
@@ -531,12 +542,22 @@ class Ownership:
                 self._saves += 1
                 self._saving = -self._saves  # never equal to the attempt of a claim
                 out.append(SaveState(self._saving, self._rev))
+        if self._refresh_at is not None and now >= self._refresh_at:
+            self._refresh_at = now + self.timing.refresh_again
+            out += self._refresh()
         return out
+
+    def _refresh(self) -> list[Effect]:
+        """Write the record over itself, and then the state. Whoever took the session meanwhile makes this a conflict."""
+        if self._rev is None or self._again_at is not None or self.state is not OwnershipState.OWNED:
+            return []
+        self._dirty = True  # saved under the new revision once it is known
+        return [self._write(self._rev)]
 
     # ------------------------------------------------------------------------------------------------ inside
 
     def _clear(self) -> None:
-        self._provisional_at = self._again_at = self._load_by = self._save_at = None
+        self._provisional_at = self._again_at = self._load_by = self._save_at = self._refresh_at = None
         self._dirty, self._saving = False, 0
 
     def _move(self, to: OwnershipState) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cloud.cluster.fabric import Fabric
 from cloud.cluster.local import LocalEngine
 from cloud.cluster.names import owner_key, sid_of, state_key
 from cloud.cluster.nats import NatsFabric, NatsOptions
-from cloud.core.ownership import OwnershipState
+from cloud.core.ownership import Ownership, OwnershipState, OwnershipTiming
 from tests.support.app_server import FakeApp, FakeSession
 from tests.support.brokers import Brokers, free_ports
 from tests.support.cloud import USER, register
@@ -334,6 +335,38 @@ async def test_the_end_of_a_session_leaves_no_records(tmp_path: Path, make: Make
             ]
 
         await until_async(none_left)
+
+
+async def test_a_session_that_outlives_the_records_of_the_engine_keeps_its_own(
+    tmp_path: Path, broker: Brokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A month in three seconds: what nobody wrote for that long is reaped, and an owner writes thirty times as often."""
+    monkeypatch.setattr("cloud.cluster.nats.RECORD_AGE_MAX", 3.0)
+    monkeypatch.setattr(
+        "cloud.cluster.seat.Ownership", partial(Ownership, timing=OwnershipTiming(refresh=0.5, save=0.1))
+    )
+
+    async def remote() -> Fabric:
+        return await NatsFabric.open(NatsOptions(servers=broker.urls, cell="month", buckets=1))
+
+    async with nodes(tmp_path, remote) as world, world.phone() as phone:
+        await until(lambda: phone.is_live and world.owners() == [0], "served")
+        fabric = world.fabrics[1]
+        await fabric.put("own.left", b"by a node that died")
+        first = await fabric.get(owner_key(sid_of(USER)))
+
+        async def reaped() -> bool:
+            return await fabric.get("own.left") is None
+
+        await until(reaped, "the engine reaps")  # type: ignore[arg-type]
+        await asyncio.sleep(1.0)
+        now, state = [await fabric.get(key(sid_of(USER))) for key in (owner_key, state_key)]
+        assert first is not None
+        assert now is not None
+        assert now.value == first.value
+        assert now.rev > first.rev
+        assert state is not None
+        assert world.owners() == [0]
 
 
 async def test_users_of_one_app_reach_each_other_over_nodes(tmp_path: Path, make: MakeFabric) -> None:

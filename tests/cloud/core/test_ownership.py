@@ -211,7 +211,7 @@ def test_a_fence_that_our_own_write_had_moved_does_not_end_us() -> None:
 
 def test_saves_are_a_second_apart_one_at_a_time_and_only_when_something_changed() -> None:
     machine = owned()
-    assert machine.deadline is None
+    assert machine.deadline == machine.timing.refresh
     machine.dirty(1.0)
     save = only(machine.handle_deadline(1.0), SaveState)
     machine.dirty(1.1)
@@ -220,7 +220,7 @@ def test_saves_are_a_second_apart_one_at_a_time_and_only_when_something_changed(
     assert machine.handle_deadline(5.9) == []
     second = only(machine.handle_deadline(6.0), SaveState)
     machine.saved(second.attempt, 6.1)
-    assert machine.deadline is None
+    assert machine.deadline == machine.timing.refresh
 
 
 def test_an_engine_that_is_away_is_asked_again_with_growing_pauses() -> None:
@@ -234,6 +234,51 @@ def test_an_engine_that_is_away_is_asked_again_with_growing_pauses() -> None:
         pauses.append(machine.deadline - now)
         now = machine.deadline
     assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+def test_a_session_that_nobody_reclaims_for_two_months_keeps_its_record_and_its_state_young() -> None:
+    """The engine reaps what was not written for 30 days, and a reaped record would fence its owner."""
+    month, day = 30 * 86_400.0, 86_400.0
+    machine, now = owned(rev=1), 0.0
+    rev, written_at, saved_at, writes = 1, 0.0, 0.0, 0
+    machine.dirty(now)
+    while now < 2 * month:
+        assert machine.deadline is not None
+        now = machine.deadline
+        assert now - written_at < month
+        assert now - saved_at < month
+        for effect in machine.handle_deadline(now):
+            match effect:
+                case WriteOwner(attempt, value, over):
+                    assert (value, over) == (record("a", 100), rev)
+                    rev, written_at, writes = rev + 1, now, writes + 1
+                    assert machine.owner_written(attempt, rev, now) == []
+                case SaveState(attempt, fence):
+                    assert fence == rev
+                    saved_at = now
+                    assert machine.saved(attempt, now) == []
+    assert writes == 60
+    assert now - saved_at <= 1.0 + day
+
+
+def test_a_refresh_that_the_engine_does_not_take_is_looked_into_and_repeated_within_the_hour() -> None:
+    machine = owned(rev=1)
+    at = machine.timing.refresh
+    write = only(machine.handle_deadline(at), WriteOwner)
+    machine.unavailable(write.attempt, at + 2.0)
+    read = only(machine.handle_deadline(at + 3.0), ReadOwner)
+    assert machine.owner_read(read.attempt, record("a", 100), 1, at + 3.0) == []  # it was not done
+    assert only(machine.handle_deadline(at + 4.0), SaveState).rev == 1
+    write = only(machine.handle_deadline(at + machine.timing.refresh_again), WriteOwner)
+    assert write.rev == 1
+
+
+def test_a_refresh_over_somebody_elses_claim_ends_the_superseded_owner_and_changes_nothing() -> None:
+    machine = owned(rev=1)
+    write = only(machine.handle_deadline(machine.timing.refresh), WriteOwner)
+    read = only(machine.conflict(write.attempt, 90_000.0), ReadOwner)
+    assert kinds(machine.owner_read(read.attempt, record("b", 101), 2, 90_000.0)) == ["Stop"]
+    assert machine.deadline is None
 
 
 def test_a_handoff_is_given_to_a_newer_claim_only_and_ends_the_giver() -> None:

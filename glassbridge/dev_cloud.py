@@ -155,8 +155,13 @@ def specs(routes: Iterable[BaseRoute]) -> list[RouteSpec]:
 
 
 @asynccontextmanager
-async def serving(config: CloudConfig, control: Callable[[], str | None], user: str) -> AsyncIterator[Cloud]:
-    """The cloud with the page, for as long as the block runs. Raises ConfigError."""
+async def serving(
+    config: CloudConfig, control: Callable[[], str | None], user: str
+) -> AsyncIterator[tuple[Cloud, asyncio.Task[None]]]:
+    """The cloud with the page, for as long as the block runs, and the task that hears the simulator. Raises ConfigError.
+
+    That task never ends by itself: if it does, it has failed, and nothing typed would become a transcript any more.
+    """
 
     touched_at: float | None = None
 
@@ -180,29 +185,38 @@ async def serving(config: CloudConfig, control: Callable[[], str | None], user: 
             if change.get("kind") == "input" and "at_ms" in change:  # the others are done to the radio
                 touched_at = change["at_ms"] / 1000
             if change.get("kind") == "spoken":
-                task = asyncio.create_task(speak(cloud.hub, user, change["spoken"]))
-                speaking.add(task)
-                task.add_done_callback(speaking.discard)
+                speaking.create_task(speak(cloud.hub, user, change["spoken"]))
 
-        speaking: set[asyncio.Task[None]] = set()  # as many as sentences wait in the simulated microphone
-        hearing = asyncio.create_task(hear_the_simulator(control, took))
+        speaking = asyncio.TaskGroup()  # as many as sentences wait in the simulated microphone
+
+        async def hear() -> None:
+            try:
+                async with speaking:
+                    await hear_the_simulator(control, took)
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None  # one reason is what its reader can use
+
+        hearing = asyncio.create_task(hear())
         try:
-            yield cloud
+            yield cloud, hearing
         finally:
-            for task in (hearing, *speaking):
-                task.cancel()
-            await asyncio.gather(hearing, *speaking, return_exceptions=True)
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
 
 
 async def _main(config: CloudConfig, control: Callable[[], str | None], user: str) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serving(config, control, user) as cloud:
+    async with serving(config, control, user) as (cloud, hearing):
         ready = {"event": "ready", "url": cloud.url, "pid": os.getpid()}
         sys.stdout.buffer.write(orjson.dumps(ready) + b"\n")
         sys.stdout.flush()
-        await stop.wait()
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, hearing], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if hearing.done():
+            hearing.result()  # raises: whoever watches this process says why it ended, and starts it again
     return 0
 
 

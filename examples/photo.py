@@ -7,6 +7,7 @@ glassbridge press
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from glassbridge.app import App, ButtonPress, PhotoFailed, RequestTimeout, Session
 
@@ -16,10 +17,13 @@ log = logging.getLogger("photo")
 
 @app.on_session
 async def photo(session: Session) -> None:
-    if not (session.capabilities or {}).get("hasCamera"):
-        await session.layouts.show_text_wall("These glasses have no camera")
-        return
-    await session.layouts.show_text_wall("Press to take a photo")
+    async def greet(capabilities: dict[str, Any] | None) -> None:
+        if capabilities is None:
+            await session.layouts.show_text_wall("Waiting for the glasses ...")
+        elif capabilities.get("hasCamera"):
+            await session.layouts.show_text_wall("Press to take a photo")
+        else:
+            await session.layouts.show_text_wall("These glasses have no camera")
 
     async def take() -> None:
         try:
@@ -32,10 +36,13 @@ async def photo(session: Session) -> None:
         await session.layouts.show_bitmap(taken.data)
 
     async def pressed(event: ButtonPress) -> None:
-        # A photo takes seconds: beside the handlers, so that other events are not kept waiting.
-        session.start_task(take())
+        if (session.capabilities or {}).get("hasCamera"):
+            # A photo takes seconds: beside the handlers, so that other events are not kept waiting.
+            session.start_task(take())
 
     session.events.on_button_press(pressed)
+    session.on_capabilities(greet)  # a wearer may put other glasses on while the app runs
+    await greet(session.capabilities)
 
 
 if __name__ == "__main__":

@@ -217,6 +217,10 @@ class Session:
         """A subscription was refused; the stream's name."""
         return self._on_lifecycle("permission_denied", handler)
 
+    def on_capabilities(self, handler: Handler[dict[str, Any] | None]) -> Unsubscribe:
+        """What the glasses can do has changed: others are worn now, or they were unknown until now (None)."""
+        return self._on_lifecycle("capabilities", handler)
+
     def on_peer_message(self, handler: Handler[AppMessageReceived]) -> Unsubscribe:
         """Another user of this app sent something."""
         return self._on_lifecycle("peer_message", handler)
@@ -431,7 +435,7 @@ class Session:
             case AugmentosSettingsUpdate(settings=system):
                 await self._queue(self.settings.replace_system(system))
             case CapabilitiesUpdate(capabilities=capabilities):
-                self.capabilities = capabilities
+                await self._can(capabilities)
             case DeviceStateUpdate(state=state, full_snapshot=full):
                 self.device = dict(state) if full else {**self.device, **state}
             case DashboardModeChanged(mode=mode):
@@ -461,8 +465,13 @@ class Session:
                 # `app_stopped` announces the close that follows; other types are for newer clients than this.
                 pass
 
+    async def _can(self, capabilities: dict[str, Any] | None) -> None:
+        if capabilities != self.capabilities:
+            self.capabilities = capabilities
+            await self._tell("capabilities", capabilities)
+
     async def _acknowledged(self, ack: TpaConnectionAck) -> None:
-        self.capabilities = ack.capabilities
+        await self._can(ack.capabilities)
         await self._queue(self.settings.replace_system(ack.mentraos_settings or ack.augmentos_settings))
         await self._queue(self.settings.replace(ack.settings))
 

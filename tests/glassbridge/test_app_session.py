@@ -77,6 +77,23 @@ async def test_events_reach_their_handlers_typed_and_in_order() -> None:
     assert audio.duration == pytest.approx(0.01)
 
 
+async def test_other_glasses_are_told_once_with_what_they_can_do() -> None:
+    app = make_app()
+    told: list[Any] = []
+
+    @app.on_session
+    async def on_session(session: Session) -> None:
+        session.on_capabilities(told.append)
+
+    async with app_cloud(app) as cloud:
+        connection, _ = await cloud.start()
+        for capabilities in ({"hasCamera": True}, {"hasCamera": True}, None, {"hasCamera": False}):
+            update = {"type": "capabilities_update", "sessionId": "s", "capabilities": capabilities}
+            await connection.send(update | {"modelName": None})
+        await until(lambda: told[-1:] == [{"hasCamera": False}], "the app has caught up")
+    assert told == [{"hasCamera": True}, None, {"hasCamera": False}]
+
+
 @pytest.mark.failure("CON-04")
 async def test_after_a_reconnect_everything_outbound_uses_the_new_connection() -> None:
     app = make_app()

@@ -7,6 +7,8 @@ other commands is one private file, removed when it ends; a file whose process i
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -35,7 +37,11 @@ class Target:
 
 
 def _runtime_file() -> Path:
-    base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/glassbridge-{os.getuid()}"
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base is None:
+        # Windows has no user ids, and its folder for temporary files is the user's own.
+        whose = "" if sys.platform == "win32" else f"-{os.getuid()}"
+        base = f"{tempfile.gettempdir()}/glassbridge{whose}"
     return Path(base) / "glassbridge-dev.json"
 
 
@@ -59,6 +65,8 @@ def announced(target: Target) -> Iterator[None]:
 
 def running_dev() -> Target | None:
     """The `glassbridge dev` of this user, if one runs."""
+    if sys.platform == "win32":
+        return None  # its parts talk over UNIX sockets; and `os.kill` would end the process instead of asking after it
     target = _read(_runtime_file())
     if target is None or target.pid is None:
         return None
@@ -73,7 +81,7 @@ def running_dev() -> Target | None:
 
 def _read(path: Path) -> Target | None:
     with suppress(OSError, orjson.JSONDecodeError, TypeError):
-        if path.stat().st_uid == os.getuid():
+        if sys.platform == "win32" or path.stat().st_uid == os.getuid():
             return Target(**orjson.loads(path.read_bytes()))
     return None
 

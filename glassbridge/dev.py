@@ -83,16 +83,18 @@ class Dev:
 
     async def start_app(self, package: str, url: str, key: str | None = None) -> Outcome:
         """Registers an app server and starts it for the wearer. Never raises."""
-        record = {
+        fresh = {
             "packageName": package,
-            "publicUrl": url,
             "permissions": [{"type": "ALL"}],  # it is the developer's own app, on glasses that do not exist
             "appType": "background",  # so that several can be tried beside each other
-            "installFor": [USER],
             **({"apiKey": key} if key else {}),
         }
         began = time.monotonic()
         try:
+            # What the developer has imported or set meanwhile (settings, tools, permissions) outlives a restart.
+            known = await self.api("GET", f"/api/admin/apps/{package}")
+            record = known.json()["app"] if known.is_success else fresh
+            record |= {"publicUrl": url, "installFor": [USER]}
             reply = await self.api("POST", "/api/admin/apps", record)
             if reply.is_success:
                 began = time.monotonic()
@@ -350,12 +352,12 @@ async def _live(dev: Dev, say: _Say) -> None:
     async def start(package: str, url: str) -> Outcome:
         # The clock answers every word and tap as well, and would keep the lens from an app that is slower by a moment.
         nonlocal clock_shown
-        if clock_shown and await dev.stop_clock():
-            clock_shown = False
-            say.part(
-                "apps",
-                f"clock leaves the lens to yours (glassbridge app start {CLOCK_PACKAGE} brings it back)",
-            )
+        if clock_shown:
+            clock_shown = False  # before the wait: another app may be found meanwhile
+            back = f"glassbridge app start {CLOCK_PACKAGE} brings it back"
+            clock_shown = not await dev.stop_clock()
+            if not clock_shown:
+                say.part("apps", f"clock leaves the lens to yours ({back})")
         return await dev.start_app(package, url)
 
     await Discovery(urls, start, lambda words: say.part("apps", words)).run()

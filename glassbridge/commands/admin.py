@@ -167,8 +167,21 @@ def app_add(
 @apps.command("import")
 def app_import(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="What `mentra app export` wrote.")
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            help="What `app export` or `mentra app export` wrote, or an app_config.json.",
+        ),
     ],
+    package: Annotated[
+        str | None,
+        typer.Option(
+            "--package",
+            metavar="NAME",
+            help="The registered app that it describes, if the file does not say: settings, tools, permissions.",
+        ),
+    ] = None,
     public_url: Annotated[
         str | None,
         typer.Option("--url", metavar="URL", help="Where the app listens, if not where the file says."),
@@ -187,9 +200,27 @@ def app_import(
         ) from None
     if not isinstance(body, dict):
         raise CommandError(f"{file} was not imported", "it holds no JSON object", "export it again")
+    if "packageName" not in body:
+        if package is None:
+            raise CommandError(
+                f"{file} was not imported",
+                "it has no packageName, as the app_config.json of a template has none",
+                f"glassbridge app import {file} --package NAME   (of an app in `glassbridge app list`)",
+                Exit.USAGE,
+            )
+        body = {**_api(at, "GET", f"/apps/{quote(package, safe='')}")["app"], **body}
+    elif package not in (None, body["packageName"]):
+        raise CommandError(
+            f"{file} was not imported",
+            f"it describes {body['packageName']}, not {package}",
+            f"glassbridge app import {file}",
+            Exit.USAGE,
+        )
+    else:
+        body.setdefault("installFor", "all")
     if public_url:
         body["publicUrl"] = public_url
-    _registered(_api(at, "POST", "/apps", {"installFor": "all", **body}), as_json)
+    _registered(_api(at, "POST", "/apps", body), as_json)
 
 
 def _registered(reply: dict[str, Any], as_json: bool) -> None:

@@ -19,6 +19,9 @@ BYTES_MAX: Final = 256 * 1024
 #: Between two questions for proof, in seconds. A ping and its pong cost as much as an event, so a dense stream of events
 #: asks forty times a second, while each of a person's has its own; what a crash can double is what was sent within this.
 PROOF_INTERVAL: Final = 0.025
+#: After that time the next frame carries the question along. A timer asks by itself only when none has come for this many
+#: seconds more: a stream with gaps below the interval always has one by then, so that it needs no timer.
+PROOF_PATIENCE: Final = PROOF_INTERVAL
 #: Older frames are never sent again: the grace of an app (5 s) and the time a dead link may go unnoticed.
 AGE_MAX: Final = 10.0
 _OFFSET_BYTES: Final = 8
@@ -39,8 +42,8 @@ class AppLog:
 
     @property
     def deadline(self) -> float | None:
-        """When proof is to be asked for; None = nothing to ask, or a question is open."""
-        return self._ask_at if self._entries and not self._pinged else None
+        """When proof is to be asked for, if no frame asks before; None = nothing to ask, or a question is open."""
+        return self._ask_at + PROOF_PATIENCE if self._entries and not self._pinged else None
 
     def append(self, payload: bytes, sent: bool, now: float, ident: Ident | None = None) -> bytes | None:
         """Remember a frame; `sent` = put on a live socket. Returns the payload of a ping to send now, or None.

@@ -205,11 +205,15 @@ class Session:
             agenda.due = min(self._deadlines(), default=None)
             agenda.known = True
         due = agenda.due
-        # Two move with every frame of our own edge, or of an app that draws, so they are not remembered.
+        agenda.nearer = False
+        # Three move with every frame of our own edge, an event, or a frame of an app that draws: they are not remembered.
         moving = self._port.link.deadline
         if moving is not None and (due is None or moving < due):
             due = moving
         moving = self.display.deadline
+        if moving is not None and (due is None or moving < due):
+            due = moving
+        moving = self._delivery.proof_at
         if moving is not None and (due is None or moving < due):
             due = moving
         return due
@@ -219,7 +223,6 @@ class Session:
             self._load_by,
             self._agenda.announce_at,
             self._plain_at,
-            self._delivery.proof_at,
             None if self._detached_at is None else self._detached_at + self.timing.grace,
             *self._machines.deadlines(),
             *self._apps.deadlines(),
@@ -230,7 +233,14 @@ class Session:
         """Do what is due; early calls do nothing."""
         if self.state in (SessionState.DISCONNECTED, SessionState.ERROR):
             return []
-        self._agenda.known = False
+        agenda, delivery = self._agenda, self._delivery
+        if agenda.known and (agenda.due is None or now < agenda.due):
+            # Of what is remembered nothing is due. Of the rest it is nearly always the proof: a burst has ended.
+            link, display = self._port.link.deadline, self.display.deadline
+            if (link is None or now < link) and (display is None or now < display):
+                due = delivery.proof_at is not None and now >= delivery.proof_at
+                return delivery.ask_for_proof(now) if due else []
+        agenda.known = False
         out: list[Effect] = []
         if self._load_by is not None and now >= self._load_by:
             out.append(Record("storage_slow", {}))
@@ -532,7 +542,8 @@ class Session:
         connection_id = self._port.connection_id
         if data == PLAIN_PING:
             # By far the most frequent frame of a phone at rest; it has nothing to check and nothing to echo.
-            self._agenda.steady = self._agenda.known and not self._port.link.sequenced
+            agenda = self._agenda
+            agenda.steady = agenda.known and not agenda.nearer and not self._port.link.sequenced
             return [] if connection_id is None else [SendToGlasses(connection_id, PLAIN_PONG, Delivery.LOSSY)]
         try:
             payload = parse_object(data)
@@ -541,7 +552,8 @@ class Session:
             if type(kind) is str and (sure := SURE.get(kind)) is not None and sure[0](payload):
                 key = kind if kind != "touch_event" else event_key(payload)
                 out = self._delivery.relay(key, data, sure[1], now)
-                self._agenda.steady = self._agenda.known and not self._port.link.sequenced
+                agenda = self._agenda
+                agenda.steady = agenda.known and not agenda.nearer and not self._port.link.sequenced
                 return out
             kind = message_type(payload)
             if kind == "connection_init" and connection_id is not None and not self._port.link.sequenced:
@@ -813,7 +825,10 @@ class Session:
 
     def app_pong(self, package: str, connection_id: int, payload: bytes, now: float) -> list[Effect]:
         """The app's WebSocket library has answered a ping: what came before it has arrived."""
-        return self._apps.pong(package, connection_id, payload, now)
+        out = self._apps.pong(package, connection_id, payload, now)
+        agenda = self._agenda
+        agenda.steady = agenda.known and not agenda.nearer and not self._port.link.sequenced
+        return out
 
     def sound_missed(self, sound: Sequence[bytes], now: float) -> list[Effect]:
         """Sound that was on its way to an app whose node has gone: it is kept for the app's return."""

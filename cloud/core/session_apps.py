@@ -705,7 +705,7 @@ class SessionApps:
                     if (
                         show.duration is None
                     ):  # so no deadline came nearer; one that a view had is armed already
-                        agenda.steady = agenda.known and not self._port.link.sequenced
+                        agenda.steady = agenda.known and not agenda.nearer and not self._port.link.sequenced
                     return out
                 requested = self.display.request(package, view, layout, duration, now, force=force)
                 return self._machines.displayed(requested, now)

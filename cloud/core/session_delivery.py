@@ -230,7 +230,7 @@ class AppDelivery:
         due = log.deadline
         if due is not None and (self.proof_at is None or due < self.proof_at):
             self.proof_at = due
-            self._agenda.known = False
+            self._agenda.nearer = True
 
     def ask_for_proof(self, now: float) -> list[Effect]:
         out: list[Effect] = []

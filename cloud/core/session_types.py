@@ -106,10 +106,11 @@ class Agenda:
     """The session's next moment, remembered until something changes, and the announcement that all parts may ask for.
 
     `known` is set to False by whoever changes what is due; only `Session.deadline` sets it. `steady` says that the input
-    just handled has moved no deadline, so that the shell need not ask for it; the shell clears it.
+    just handled has moved no deadline, so that the shell need not ask for it; the shell clears it. `nearer` says that one
+    of those that are not remembered, because they move with every frame, is due earlier than before.
     """
 
-    __slots__ = ("_delay", "announce_at", "due", "known", "steady")
+    __slots__ = ("_delay", "announce_at", "due", "known", "nearer", "steady")
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
@@ -117,6 +118,7 @@ class Agenda:
         self.due: float | None = None
         self.known = False
         self.steady = False
+        self.nearer = False
 
     def announce(self, now: float) -> None:
         """Clients are to be told soon what runs; many changes are one announcement."""

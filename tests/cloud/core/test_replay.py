@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from cloud.core.replay import ENTRIES_MAX, PROOF_INTERVAL, AppLog
+from cloud.core.replay import ENTRIES_MAX, PROOF_INTERVAL, PROOF_PATIENCE, AppLog
 
 
 @pytest.mark.failure("CON-16")
@@ -51,13 +51,28 @@ def test_a_stream_of_events_asks_for_proof_in_intervals_and_once_more_after_its_
     assert 0.99 / PROOF_INTERVAL * 0.95 <= pings <= 0.99 / PROOF_INTERVAL + 1
     due = log.deadline  # the last ones are not left without a question
     assert due is not None
-    assert due <= now + PROOF_INTERVAL
+    assert due <= now + PROOF_INTERVAL + PROOF_PATIENCE
     last = log.ask(due)
     assert last is not None
     assert log.deadline is None
     log.proved(last)
     assert log.deadline is None
     assert log.replay(due) == ([], None)
+
+
+@pytest.mark.parametrize("gap", [0.001, 0.004, 0.011, 0.024])
+def test_a_stream_asks_with_its_own_frames_and_needs_no_timer(gap: float) -> None:
+    log = AppLog()
+    now, pings = 0.0, 0
+    while now < 2.0:
+        due = log.deadline
+        assert due is None or due > now
+        ping = log.append(b"{}", True, now)
+        if ping is not None:
+            pings += 1
+            log.proved(ping)
+        now += gap
+    assert pings >= 2.0 / (PROOF_INTERVAL + gap) - 1
 
 
 def test_a_log_that_fills_up_asks_early() -> None:

@@ -10,6 +10,8 @@ import asyncio
 import base64
 import contextlib
 import os
+import platform
+import re
 import stat
 import sys
 import time
@@ -34,6 +36,11 @@ HTTP_MAX = 5.0  # s
 SCAN_SECONDS = 6.0
 #: A token that ends within a day will end during the next one's use.
 TOKEN_SOON = 24 * 3600
+
+#: Kernels that were seen to break Bluetooth, and how. 6.1.192 is Debian 12's; its 6.12 does not (docs/ble-lanes.md).
+BAD_KERNELS = {
+    "6.1.192": "its Bluetooth (L2CAP) has a fault that kills bluetoothd when a connection attempt fails",
+}
 
 #: What a fault means to a person; `docs/troubleshooting.md` has the longer story.
 FAULT_WORDS = {
@@ -92,7 +99,7 @@ async def examine(
     well = True
     if config.radio == "default" and sys.platform == "linux":
         on_progress("Bluetooth service")
-        bluetooth = check_rfkill(rfkill) + await check_bluez()
+        bluetooth = check_kernel() + check_rfkill(rfkill) + await check_bluez()
         well = all(finding.level is not Level.ERROR for finding in bluetooth)
         findings += bluetooth
     if running:
@@ -163,6 +170,23 @@ def check_daemon(socket_path: Path) -> list[Finding]:
                 warning(f"{who}the daemon has no cloud", cloud["reason"] or cloud["state"], "See below")
             )
     return findings
+
+
+def check_kernel(told: str | None = None) -> list[Finding]:
+    """Whether this kernel is known to break Bluetooth. `told` is its release and version, if not this machine's.
+
+    The release of Debian's kernels stops at 6.1.0; the version behind it names the exact one.
+    """
+    told = f"{platform.release()} {platform.version()}" if told is None else told
+    return [
+        warning(
+            f"Linux {version} breaks Bluetooth",
+            why,
+            'sudo apt install -t bookworm-backports "linux-image-$(dpkg --print-architecture)"   (then reboot)',
+        )
+        for version, why in BAD_KERNELS.items()
+        if re.search(rf"(?<![\w.]){re.escape(version)}(?![\d.])", told)
+    ]
 
 
 def check_rfkill(root: Path) -> list[Finding]:

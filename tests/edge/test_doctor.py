@@ -17,7 +17,16 @@ from websockets.http11 import Request, Response
 from edge import doctor
 from edge.config import EdgeConfig, Wearer
 from edge.control import ControlSocket
-from edge.doctor import Level, check_cloud, check_data_dir, check_radio, check_rfkill, check_token, worst
+from edge.doctor import (
+    Level,
+    check_cloud,
+    check_data_dir,
+    check_kernel,
+    check_radio,
+    check_rfkill,
+    check_token,
+    worst,
+)
 from edge.profiles.base import Arm
 from tests.edge import fake_bleak
 from tests.edge.fake_bleak import Script, raising
@@ -41,6 +50,23 @@ def test_a_blocked_radio_is_named_with_its_command(tmp_path: Path) -> None:
     assert soft.fix == "rfkill unblock bluetooth"
     assert "hardware" in hard.what
     assert check_rfkill(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(
+    ("told", "warned"),
+    [
+        ("6.1.0-45-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-10-30)", True),
+        ("6.1.192 #1 SMP", True),
+        ("6.1.0-37-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.140-1 (2025-05-22)", False),
+        ("6.12.117+deb12-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.12.117-1~bpo12+1 (2026-10-01)", False),
+        ("6.1.19 #1", False),
+        ("16.1.192.3 #1", False),
+    ],
+)
+def test_a_kernel_that_breaks_bluetooth_is_warned_of(told: str, warned: bool) -> None:
+    findings = check_kernel(told)
+    assert [f.level for f in findings] == [Level.WARNING] * warned
+    assert all("linux-image" in f.fix for f in findings)
 
 
 async def test_without_a_bus_the_finding_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

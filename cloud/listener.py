@@ -83,10 +83,14 @@ class UpgradeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Open the WebSocket. With `authenticated=False` the handler calls `connection.authenticated()` later."""
+    """Open the WebSocket. With `authenticated=False` the handler calls `connection.authenticated()` later.
+
+    `message_max`: bytes of one message where that is less than the listener's own limits.
+    """
 
     handler: ConnectionHandler
     authenticated: bool = True
+    message_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,13 +498,15 @@ class _Opening(asyncio.Protocol):
                 transport.abort()
                 return
             on_authenticated = _Forget(listener, remote, stranger)
+        message_max = decision.message_max or limits.text_max
+        protocol.max_message_size = message_max
         connection = Connection(
             transport=transport,
             protocol=protocol,
             handler=decision.handler,
             remote=remote,
-            text_max=limits.text_max,
-            binary_max=limits.binary_max,
+            text_max=message_max,
+            binary_max=min(limits.binary_max, message_max),
             stats=listener.stats,
             loop=self._loop,
             cork=listener.cork,

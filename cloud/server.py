@@ -32,7 +32,7 @@ from cloud.cluster.webview_tokens import SharedWebviewTokens
 from cloud.config import CloudConfig, prepare_data_dir
 from cloud.glasses_socket import GlassesSocket
 from cloud.http.app import build_http_app
-from cloud.http.console.console import Console
+from cloud.http.console.console import LIVE_PATH, Console
 from cloud.http.routing import RouteSpec
 from cloud.http.services import Services
 from cloud.hub import Hub, SpeechFactory
@@ -163,10 +163,10 @@ class Cloud:
             speech=self.speech_service,
         )
         has_lens = any(route.path == "/" for route in self._extra_routes)
-        console = Console(self.services, has_lens=has_lens)
-        self.hub.on_published = console.sample
+        self._console = Console(self.services, has_lens=has_lens)
+        self.hub.on_published = self._console.sample
         limits = config.limits
-        http_app = build_http_app(self.services, console=console, extra=self._extra_routes)
+        http_app = build_http_app(self.services, extra=self._extra_routes)
         if self.hub.cluster is not None:
             self.services.elsewhere = Elsewhere(self.hub.cluster, http_app)
         self.listener = Listener(
@@ -334,6 +334,8 @@ class Cloud:
             return self._glasses(request)
         if request.path in APP_PATHS:
             return self._app(request)
+        if request.path == LIVE_PATH:
+            return self._console.upgrade(request)
         return Reject(404, {"error": "no such WebSocket path", "paths": sorted(GLASSES_PATHS | APP_PATHS)})
 
     def _glasses(self, request: UpgradeRequest) -> Accept | Reject:

@@ -19,7 +19,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloud.http import admin, phone, sdk
-from cloud.http.console.console import Console
 from cloud.http.console.console import table as console_table
 from cloud.http.routing import JSON, Auth, Call, RouteSpec, now_text, routes
 from cloud.http.services import Services
@@ -157,11 +156,9 @@ async def _refused(request: Request, error: Exception) -> Response:
     return JSON(body, error.status_code, headers=error.headers)
 
 
-def build_http_app(
-    services: Services, *, console: Console | None = None, extra: Sequence[RouteSpec] = ()
-) -> ASGIApp:
+def build_http_app(services: Services, *, extra: Sequence[RouteSpec] = ()) -> ASGIApp:
     """The ASGI application for `Listener(http_app=…)`. `extra` are further tables (the lens page of `dev`)."""
-    pages = console_table(console or Console(services), at_root=all(spec.path != "/" for spec in extra))
+    pages = console_table(at_root=all(spec.path != "/" for spec in extra))
     app = Starlette(
         routes=routes(route_table([*pages, *extra]), services),
         exception_handlers={HTTPException: _refused},

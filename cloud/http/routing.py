@@ -183,11 +183,12 @@ class JSON(Response):
         background: BackgroundTask | None = None,
     ) -> None:
         super().__init__(
-            orjson.dumps(content, default=_plain), status, headers=dict(headers or {}), background=background
+            orjson.dumps(content, default=plain), status, headers=dict(headers or {}), background=background
         )
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """For orjson: what it does not know by itself."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (set, frozenset)):
@@ -286,7 +287,14 @@ class Guard:
                 if token is not None:
                     self._user(call, header, token)
             case Auth.ADMIN:
-                self._admin(call, token)
+                headers = call.request.headers
+                admit_admin(
+                    self._services,
+                    token,
+                    address=call.address,
+                    host=headers.get("host", ""),
+                    origin=headers.get("origin"),
+                )
             case Auth.APP:
                 await self._app(call, header, token)
             case Auth.APP_KEY:
@@ -327,28 +335,6 @@ class Guard:
         identity = self._services.verifier.verify(token)
         call.user_id, call.token_id = identity.user_id, identity.token_id
 
-    def _admin(self, call: Call, token: str | None) -> None:
-        if token is not None:
-            # A right token gives back what it took: only wrong ones are counted, and guessing is slow.
-            guesses, now = self._services.admin_guesses, self._services.monotonic()
-            limit(call, guesses, call.address)
-            self._services.admin.check(token)
-            guesses.retry_after(call.address, now, cost=-1.0)
-            return
-        # `dev` on loopback is open to programs on this machine, but not to web pages that the browser shows: those come
-        # with an Origin of their own or, by DNS rebinding, with a Host that is no loopback name.
-        config = self._services.config
-        host = call.request.headers.get("host", "").rpartition(":")[0].strip("[]")
-        origin = call.request.headers.get("origin")
-        if (
-            config.profile == "dev"
-            and config.is_loopback
-            and host in ("127.0.0.1", "localhost", "::1")
-            and origin in (None, f"http://{call.request.headers.get('host')}")
-        ):
-            return
-        raise Refusal(401, "Admin token required", code=ErrorCode.INVALID_TOKEN)
-
     async def _app(self, call: Call, header: str | None, token: str | None) -> None:
         package, colon, key = (token or "").partition(":")
         if not colon:
@@ -371,11 +357,39 @@ class Guard:
         limit(call, self._services.requests, who)
 
 
+def admit_admin(
+    services: Services, token: str | None, *, address: str, host: str, origin: str | None
+) -> None:
+    """Let the administrator pass, by token or as a program on this machine. Raises Refusal or AuthError."""
+    if token is not None:
+        # A right token gives back what it took: only wrong ones are counted, and guessing is slow.
+        guesses, now = services.admin_guesses, services.monotonic()
+        slow_down(services, guesses, address)
+        services.admin.check(token)
+        guesses.retry_after(address, now, cost=-1.0)
+        return
+    # `dev` on loopback is open to programs on this machine, but not to web pages that the browser shows: those come
+    # with an Origin of their own or, by DNS rebinding, with a Host that is no loopback name.
+    if (
+        services.config.profile == "dev"
+        and services.config.is_loopback
+        and host.rpartition(":")[0].strip("[]") in ("127.0.0.1", "localhost", "::1")
+        and origin in (None, f"http://{host}")
+    ):
+        return
+    raise Refusal(401, "Admin token required", code=ErrorCode.INVALID_TOKEN)
+
+
 def limit(call: Call, limiter: Any, identity: str, *, status: int = 429) -> None:
     """Raise Refusal(429) if `identity` asks too often."""
-    wait = limiter.retry_after(identity, call.services.monotonic())
+    slow_down(call.services, limiter, identity, status=status)
+
+
+def slow_down(services: Services, limiter: Any, identity: str, *, status: int = 429) -> None:
+    """`limit` where there is no call."""
+    wait = limiter.retry_after(identity, services.monotonic())
     if wait > 0.0:
-        call.services.metrics.counter("rate_limited_total").labels("http").inc()
+        services.metrics.counter("rate_limited_total").labels("http").inc()
         raise Refusal(
             status,
             "too many requests",

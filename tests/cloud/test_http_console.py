@@ -1,16 +1,14 @@
-"""The console's data: versions of rows, pieces of the stream, samples, and who may have them."""
+"""The console's data (rows, samples) and its routes, and who may have them."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import Any
 
 import httpx
-import orjson
+import pytest
 
-from cloud.http.console.console import session_page
-from cloud.http.console.feed import PAGE, Feed, moment
+from cloud.http.console.console import is_own_origin
+from cloud.http.console.feed import Feed, moment, urgency
 from cloud.http.console.samples import SAMPLES_MAX, Samples
 from cloud.http.ports import AppView, SessionView
 from tests.cloud.http_world import ADMIN, ANNA, APP, BEN, ScriptedHub, http_world
@@ -22,50 +20,48 @@ async def refreshed(feed: Feed) -> Feed:
     return feed
 
 
-async def test_the_first_answer_holds_all_rows_in_pages_and_the_next_only_changes() -> None:
-    hub = ScriptedHub()
-    for number in range(PAGE + 10):
-        hub.connect(f"user{number}@home.example")
-    feed = await refreshed(Feed(hub))
-    first, second = feed.changes(0, "")
-    assert (len(first["rows"]), len(second["rows"])) == (PAGE, 10)
-    assert first["reset"]
-    assert not second["reset"]
-    assert (first["v"], second["v"]) == (0, feed.version)
-    assert feed.changes(feed.version, feed.epoch) == []
-    seen = feed.version
-    hub.connect("user3@home.example", AppView(APP, "error", wanted=True, last_error="it threw"))
-    await refreshed(feed)
-    (piece,) = feed.changes(seen, feed.epoch)
-    assert [row["u"] for row in piece["rows"]] == ["user3@home.example"]
-    assert feed.summary()["failing"] == 1
+def users(feed: Feed, search: str = "", order: str = "user") -> list[str]:
+    return [kept.row["u"] for kept in feed.find(search, order)]
 
 
-async def test_a_row_that_ended_is_named_once_and_one_that_came_back_is_not() -> None:
+async def test_a_row_that_did_not_change_keeps_its_version() -> None:
     hub = ScriptedHub()
     hub.connect(ANNA)
     hub.connect(BEN)
     feed = await refreshed(Feed(hub))
-    seen = feed.version
+    before = {kept.row["u"]: kept.version for kept in feed.find("", "user")}
+    hub.connect(BEN, AppView(APP, "error", wanted=True, last_error="it threw"))
+    await refreshed(feed)
+    after = {kept.row["u"]: kept.version for kept in feed.find("", "user")}
+    assert before[ANNA] == after[ANNA]
+    assert before[BEN] < after[BEN]
+    assert feed.summary() == {"sessions": 2, "connected": 2, "away": 0, "failing": 1}
+
+
+async def test_a_session_that_ended_is_no_row_and_one_that_came_back_is() -> None:
+    hub = ScriptedHub()
+    hub.connect(ANNA)
+    hub.connect(BEN)
+    feed = await refreshed(Feed(hub))
     del hub.sessions[BEN]
     hub.changed = lambda since: (since + 1, None)  # type: ignore[method-assign]
-    await refreshed(feed)
-    (piece,) = feed.changes(seen, feed.epoch)
-    assert piece["gone"] == [BEN]
+    assert users(await refreshed(feed)) == [ANNA]
     hub.connect(BEN)
-    await refreshed(feed)
-    (piece,) = feed.changes(seen, feed.epoch)
-    assert piece["gone"] == []
-    assert [row["u"] for row in piece["rows"]] == [BEN]
+    assert users(await refreshed(feed)) == [ANNA, BEN]
 
 
-async def test_versions_of_another_process_start_anew() -> None:
+async def test_the_order_is_trouble_first_and_a_search_needs_every_word() -> None:
     hub = ScriptedHub()
-    hub.connect(ANNA)
+    hub.connect("d@home.example")
+    hub.connect("c@home.example", AppView("com.example.starts", "loading", wanted=True))
+    hub.sessions["b@home.example"] = SessionView("b@home.example", "s", "detached")
+    hub.connect("a@home.example", AppView("com.example.notes", "error", wanted=True, last_error="it threw"))
     feed = await refreshed(Feed(hub))
-    (piece,) = feed.changes(1, "of another process")
-    assert piece["reset"]
-    assert len(piece["rows"]) == 1
+    assert [one[0] for one in users(feed, order="trouble")] == ["a", "b", "c", "d"]
+    assert [urgency(kept.row) for kept in feed.find("", "trouble")] == [0, 2, 3, 4]
+    assert users(feed, "AWAY") == ["b@home.example"], "by the name that the page shows"
+    assert users(feed, "notes error") == ["a@home.example"]
+    assert users(feed, "notes away") == []
 
 
 def test_a_moment_does_not_move_with_the_rounding_of_clocks() -> None:
@@ -75,13 +71,24 @@ def test_a_moment_does_not_move_with_the_rounding_of_clocks() -> None:
     assert moment(None, 1000.0) is None
 
 
-def test_the_lens_is_in_the_page_only_if_asked_for() -> None:
-    display = {"main": {"package": APP, "layout": {"layoutType": "text_wall", "text": "canary"}}}
-    view = SessionView(ANNA, ANNA, "connected", display=display)
-    covered = session_page(view, {}, {}, 1000.0, with_lens=False)
-    assert "canary" not in str(covered)
-    assert covered["lens_owner"] == {"main": APP}
-    assert session_page(view, {}, {}, 1000.0, with_lens=True)["lens"]["main"]["text"] == "canary"
+@pytest.mark.parametrize(
+    ("origin", "host", "own"),
+    [
+        (None, "glass.example", True),
+        ("https://glass.example", "glass.example", True),
+        ("https://GLASS.example:8443", "glass.example:8443", True),
+        ("http://127.0.0.1:8002", "127.0.0.1:8002", True),
+        ("https://public.example", "10.0.0.7:8002", True),  # a proxy that does not pass Host on
+        ("https://evil.example", "glass.example", False),
+        ("https://glass.example:8443", "glass.example", False),
+        ("https://glass.example.evil.example", "glass.example", False),
+        ("null", "glass.example", False),
+        ("", "", False),
+        ("file://glass.example", "glass.example", False),
+    ],
+)
+def test_only_a_page_of_our_own_origin_may_open_the_socket(origin: str | None, host: str, own: bool) -> None:
+    assert is_own_origin(origin, host, "https://public.example") is own
 
 
 async def test_samples_are_rates_between_two_readings_and_bounded(tmp_path: Path) -> None:
@@ -99,46 +106,6 @@ async def test_samples_are_rates_between_two_readings_and_bounded(tmp_path: Path
         for number in range(SAMPLES_MAX + 5):
             samples.take(300.0 + number)
         assert len(samples.since(0)) == SAMPLES_MAX
-
-
-async def stream(world: Any, query: str, pieces: int) -> list[dict[str, Any]]:
-    """The first pieces of a stream; the cloud drains afterwards, so that the in-process transport ends."""
-
-    async def drain() -> None:
-        await asyncio.sleep(0.1)
-        world.hub.draining = True
-
-    draining = asyncio.create_task(drain())
-    answer = await world.get(f"/api/admin/console/stream?{query}", world.as_admin())
-    await draining
-    assert answer.status_code == 200, answer.text
-    return [orjson.loads(line) for line in answer.content.splitlines()][:pieces]
-
-
-async def test_a_stream_tells_the_counts_and_then_its_view(tmp_path: Path) -> None:
-    async with http_world(tmp_path) as world:
-        world.hub.connect(ANNA)
-        summary, rows = await stream(world, "view=sessions", 2)
-        assert summary == {"type": "summary", "sessions": 1, "connected": 1, "away": 0, "failing": 0}
-        assert [row["u"] for row in rows["rows"]] == [ANNA]
-
-
-async def test_a_session_s_stream_says_when_there_is_none(tmp_path: Path) -> None:
-    async with http_world(tmp_path) as world:
-        _, piece = await stream(world, f"view=session&user={BEN}", 2)
-        assert piece == {"type": "session", "set": {"gone": True}, "drop": []}
-
-
-async def test_a_question_that_makes_no_sense_is_refused_with_the_reason(tmp_path: Path) -> None:
-    async with http_world(tmp_path) as world:
-        for query, words in (
-            ("view=lens", "view must"),
-            ("since=x", "since"),
-            ("view=session&user=", "user"),
-        ):
-            answer = await world.get(f"/api/admin/console/stream?{query}", world.as_admin())
-            assert answer.status_code == 400
-            assert words in answer.json()["error"]
 
 
 async def test_settings_of_an_app_take_only_keys_of_its_schema(tmp_path: Path) -> None:
@@ -164,7 +131,7 @@ async def test_wrong_admin_tokens_are_slowed_down_and_the_right_one_is_never_cou
         world.services.admin_guesses = type(world.services.admin_guesses)(rate=0.2, burst=3)
 
         async def ask(token: str) -> httpx.Response:
-            return await world.get("/api/admin/console", {"Authorization": f"Bearer {token}"})
+            return await world.get("/api/admin/sessions", {"Authorization": f"Bearer {token}"})
 
         assert [(await ask(ADMIN)).status_code for _ in range(10)] == [200] * 10
         assert [(await ask("wrong")).status_code for _ in range(4)] == [401, 401, 401, 429]

@@ -63,6 +63,7 @@ class Faults:
         page.on("console", lambda message: self._said(message.type, message.text))
         page.on("pageerror", lambda error: self.found.append(str(error)))
         page.on("request", lambda request: self._asked(request.url))
+        page.on("websocket", lambda socket: self._asked(socket.url.replace("ws", "http", 1)))
 
     def _said(self, kind: str, text: str) -> None:
         if kind in ("error", "warning") and not any(part in text for part in self.expected):

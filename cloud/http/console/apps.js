@@ -1,7 +1,7 @@
 // Apps: the list, one app's record, its key, its last webhooks with Replay, and its settings for a user.
 
 import { chip, clock, h, once, replace, sure, tell } from "./dom.js";
-import { ask, path } from "./live.js";
+import { ask, live, path } from "./live.js";
 
 const PERMISSIONS = ["MICROPHONE", "LOCATION", "BACKGROUND_LOCATION", "CALENDAR", "CAMERA", "NOTIFICATIONS", "READ_NOTIFICATIONS", "POST_NOTIFICATIONS", "ALL"];
 const KINDS = [["background", "background: runs beside others"], ["standard", "standard: one in the foreground"], ["system_dashboard", "dashboard: draws the dashboard view"]];
@@ -105,16 +105,14 @@ export class App {
       sure("New key", "The old key ends. Sure?", () => this.rotate(), "plain"), sure("Remove", "Really remove it?", () => this.remove())),
     this.fresh,
     h("div.two", {},
-      h("section.panel", {}, h("h3", {}, "Last webhooks", h("button", { type: "button", onclick: () => this.loadHooks() }, "Refresh")), this.hooks),
+      h("section.panel", {}, h("h3", {}, "Last webhooks"), this.hooks),
       h("section.panel", {}, h("h3", {}, "Settings of", this.user), this.settings)),
     this.record);
-    this.timer = setInterval(() => this.loadHooks(), 3000);
+    this.kept = new Map();
+    live.look(() => ({ view: "webhooks", package: name }), (piece) => this.took(piece));
     this.load();
-    this.loadHooks();
     this.loadUsers();
   }
-
-  close() { clearInterval(this.timer); }
 
   async load() {
     try {
@@ -132,14 +130,11 @@ export class App {
     }
   }
 
-  async loadHooks() {
-    let hooks;
-    try {
-      ({ webhooks: hooks } = await ask("GET", path("apps", this.name, "webhooks")));
-    } catch { return; }
-    const newest = hooks.at(-1)?.id ?? 0;
-    if (newest === this.newest) return;
-    this.newest = newest;
+  took(piece) {
+    if (piece.reset) this.kept.clear();
+    for (const hook of piece.hooks) this.kept.set(hook.id, hook);
+    const hooks = piece.ids.map((id) => this.kept.get(id));
+    this.kept = new Map(hooks.map((hook) => [hook.id, hook]));
     replace(this.hooks, hooks.length ? hooks.toReversed().map((hook, index) => h("details.hook", { ...(index ? {} : { open: true }) },
       h("summary", {}, chip(hook.ok ? "ok" : "error", hook.status ? String(hook.status) : hook.error ?? "failed"), h("b", {}, hook.request.type), h("span.num", {}, `${hook.ms} ms`), hook.replayed ? h("span.tag", {}, "replayed") : null, h("span.grow"), h("time.hint", {}, clock(hook.at))),
       h("div.pair", {}, h("div", {}, h("h4", {}, "Request"), h("pre", { tabindex: "0" }, JSON.stringify(hook.request, null, 2))),
@@ -160,8 +155,6 @@ export class App {
     }
     button.disabled = false;
     button.textContent = "Replay";
-    this.newest = null;  // the newest may have been marked as replayed since it was shown
-    await this.loadHooks();
   }
 
   async rotate() {

@@ -1,9 +1,9 @@
 // The console: who may see it, which view is shown, and the frame around the views.
 
 import { App, Apps } from "./apps.js";
-import { byId, h, replace, tell } from "./dom.js";
+import { byId, h, replace } from "./dom.js";
 import { Health } from "./health.js";
-import { Refused, Stream, about, token, whenLocked } from "./live.js";
+import { live, token } from "./live.js";
 import { SessionPage, Sessions } from "./sessions.js";
 import { Trace } from "./trace.js";
 import { Users } from "./users.js";
@@ -17,15 +17,15 @@ const ROUTES = [
   [/^\/session\/([^/]+)$/, (user) => new SessionPage(view, user, cloud), "/"],
   [/^\/apps$/, () => new Apps(view), "/apps"],
   [/^\/apps\/([^/]+)$/, (name) => new App(view, name), "/apps"],
-  [/^\/trace$/, (_, query) => new Trace(view, query), "/trace"],
+  [/^\/trace$/, (_, query) => new Trace(view, query, cloud), "/trace"],
   [/^\/users$/, () => new Users(view), "/users"],
   [/^\/health$/, () => new Health(view, cloud), "/health"],
 ];
 
 function leave() {
   current?.close?.();
-  current?.stream.close();
   current = null;
+  live.look(() => ({ view: "summary" }));
 }
 
 function show() {
@@ -42,8 +42,6 @@ function show() {
     replace(view);
     scrollTo(0, 0);
     current = make(found[1] ? decodeURIComponent(found[1]) : null, new URLSearchParams(query ?? ""));
-    // Views that ask instead of listening still have the counts in the head.
-    current.stream ??= new Stream(() => ({ view: "summary" }), () => {});
     document.title = `${view.querySelector("h2")?.textContent ?? "Console"} · Glassbridge`;
     return;
   }
@@ -55,23 +53,21 @@ function login(words = "") {
   cloud = null;
   byId("tabs").hidden = byId("leave").hidden = true;
   for (const id of ["count-sessions", "count-away", "count-failing"]) byId(id).hidden = true;
-  byId("live").dataset.state = "off";
-  byId("live").lastElementChild.textContent = "signed out";
+  live.end();
   const field = h("input", { type: "password", id: "token", name: "token", autocomplete: "current-password", required: true, spellcheck: "false" });
   const fault = h("p.fault", { role: "alert", id: "fault" }, words);
   const form = h("form.login", {
-    onsubmit: async (event) => {
+    onsubmit: (event) => {
       event.preventDefault();
       token.set(field.value.trim());
       fault.textContent = "";
-      try {
-        await enter();
-      } catch (error) {
+      live.begin(enter, (code, words) => {
+        live.end();
         token.clear();
-        fault.textContent = error.status === 401 ? "This is not the admin token of this cloud."
-          : error.status === 429 ? "Too many wrong tokens from this address. Wait a minute." : error.message;
+        fault.textContent = code === "INVALID_TOKEN" ? "This is not the admin token of this cloud."
+          : code === "RATE_LIMITED" ? "Too many wrong tokens from this address. Wait a minute." : words;
         field.select();
-      }
+      });
     },
   },
   h("h2", {}, "Sign in"),
@@ -83,10 +79,12 @@ function login(words = "") {
   field.focus();
 }
 
-async function enter() {
-  whenLocked(() => {});
-  cloud = await about();
-  whenLocked(() => { token.clear(); login("The admin token is no longer accepted."); });
+/** The cloud let us in: for the first time, or again after the socket was away. */
+function enter(welcome) {
+  const isFirst = cloud === null;
+  cloud = Object.assign(cloud ?? {}, welcome);
+  if (!isFirst) return;
+  live.refused = () => { token.clear(); login("The admin token is no longer accepted."); };
   byId("tabs").hidden = false;
   byId("leave").hidden = !token.get();
   show();
@@ -101,14 +99,5 @@ addEventListener("keydown", (event) => {
   if (search) { event.preventDefault(); search.focus(); }
 });
 
-async function start() {
-  try {
-    await enter();
-  } catch (error) {
-    if (error instanceof Refused && error.status !== 401 && error.status !== 0) tell(error.message, true);
-    if (error.status === 0) { setTimeout(start, 2000); return; }
-    token.clear();
-    login();
-  }
-}
-start();
+// Without a token too: in `dev`, on this machine, none is asked for.
+live.begin(enter, (code, words) => { const shown = token.get(); token.clear(); login(shown || code === "RATE_LIMITED" ? words : ""); });

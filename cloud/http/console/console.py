@@ -1,39 +1,39 @@
-"""The console's routes: its files for everybody, its data and its one live stream for the administrator.
+"""The console's routes: its files for everybody, and its one live WebSocket for the administrator.
 
-Rules: the page is a shell without data, so it is public; everything it shows comes with the admin token in a header. The
-token lies in the browser tab's session storage and never in a cookie: nothing that a foreign site can make the browser
-send carries it, so there is nothing to forge. The page may load from this origin alone and run no inline code.
-A stream is one view; its pieces are lines of JSON, each only what changed since the last.
+Rules: the page is a shell without data, so it is public; everything it shows comes with the admin token, in a header or in
+the first message of the socket. The token lies in the browser tab's session storage and never in a cookie: nothing that a
+foreign site can make the browser send carries it, so there is nothing to forge; besides, a socket that another site opens is
+refused by its Origin. The page may load from this origin alone and run no inline code.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-import orjson
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 
-from cloud.auth import normal_user_id
-from cloud.http.console.feed import Feed, moment
+from cloud.http.console.feed import Feed
 from cloud.http.console.samples import Samples
-from cloud.http.ports import AppView, SessionView
-from cloud.http.routing import JSON, Auth, Call, Refusal, RouteSpec
+from cloud.http.console.socket import MESSAGE_MAX, ConsoleSocket
+from cloud.http.console.views import GROUPS, KINDS
+from cloud.http.routing import Auth, Call, RouteSpec
 from cloud.http.services import Services
+from cloud.listener import Accept, Reject, UpgradeRequest
 from wire.errors import ErrorCode
 
-#: How often a stream looks for changes. Seconds; a person does not see sooner.
+log = logging.getLogger(__name__)
+
+LIVE_PATH: Final = "/api/admin/console/live"
+#: How often a console is told what has changed. Seconds; a person does not see sooner.
 TICK: Final = 0.5
-#: A quiet stream says so, for proxies and for the page's own watchdog. Seconds.
-KEEP_ALIVE: Final = 10.0
 #: Open consoles of one process: a team, not an audience.
-STREAMS_MAX: Final = 32
-#: Trace records in one piece; the rest follow in the next tick.
-TRACE_PAGE: Final = 500
+SOCKETS_MAX: Final = 32
 
 #: What the page loads, and as what.
 ASSETS: Final[Mapping[str, tuple[str, str]]] = {
@@ -77,209 +77,107 @@ async def to_console(call: Call) -> Response:
 
 
 class Console:
-    """The state behind the live streams of one process."""
+    """The state behind the live sockets of one process. They share one task, which lives while there are any."""
 
     def __init__(self, services: Services, *, has_lens: bool = False) -> None:
         """`has_lens`: the lens page of the simulator is at `/`."""
-        self._services = services
+        self.services = services
+        self.feed = Feed(services.hub)
+        self.samples = Samples(services)
         self._has_lens = has_lens
-        self._feed = Feed(services.hub)
-        self._samples = Samples(services)
-        self._streams = 0
+        self._sockets: set[ConsoleSocket] = set()
+        self._telling: asyncio.Task[None] | None = None
+        #: Whether the rows are those of now; not while nobody looks.
+        self.is_fresh = False
 
     def sample(self) -> None:
         """For the hub, after it brought its gauges up to date."""
-        self._samples.take(time.time())
+        self.samples.take(time.time())
 
-    async def about(self, call: Call) -> Response:
-        """What the page needs to know of this cloud; also the question whether a token is right."""
-        config = call.services.config
-        return JSON(
-            {
-                "profile": config.profile,
-                "url": call.services.base_url,
-                "speech": config.speech.provider,
-                "lens": self._has_lens,
-                "draining": call.services.hub.draining,
-                "now": time.time(),
-            }
-        )
+    def about(self) -> dict[str, Any]:
+        """What the page needs to know of this cloud. `now` is wall clock, seconds."""
+        config = self.services.config
+        return {
+            "profile": config.profile,
+            "url": self.services.base_url,
+            "speech": config.speech.provider,
+            "lens": self._has_lens,
+            "now": time.time(),
+            "trace": {"kinds": KINDS, "groups": {name: words for name, (words, _) in GROUPS.items()}},
+        }
 
-    async def stream(self, call: Call) -> Response:
-        """One view, live: `view=sessions|session|trace|health|summary`, and where the page stands (`since`, `epoch`)."""
-        view = call.query("view") or "sessions"
-        try:
-            since = int(call.query("since") or 0)
-        except ValueError:
-            raise Refusal(400, "since must be a number", code=ErrorCode.MALFORMED_MESSAGE) from None
-        look: Callable[[], list[dict[str, Any]]]
-        match view:
-            case "sessions":
-                look = self._rows(since, call.query("epoch") or "")
-            case "session":
-                user = normal_user_id(call.query("user"))
-                if user is None:
-                    raise Refusal(
-                        400, "user: an e-mail address is required", code=ErrorCode.MALFORMED_MESSAGE
-                    )
-                look = self._session(user, with_lens=call.query("lens") == "1")
-            case "trace":
-                look = self._trace(since)
-            case "health":
-                look = self._health(since)
-            case "summary":
-                look = list
-            case _:
-                raise Refusal(
-                    400,
-                    "view must be sessions, session, trace, health or summary",
-                    code=ErrorCode.MALFORMED_MESSAGE,
-                )
-        if self._streams >= STREAMS_MAX:
-            raise Refusal(
-                503, "too many open consoles", code=ErrorCode.OVERLOADED, headers={"Retry-After": "10"}
+    def summary(self) -> dict[str, Any]:
+        """For the head of every page."""
+        return {**self.feed.summary(), "draining": self.services.hub.draining}
+
+    # ------------------------------------------------------------------------------------------------ sockets
+
+    def upgrade(self, request: UpgradeRequest) -> Accept | Reject:
+        """A browser asks for the live socket. Who is behind it is proven by its first message."""
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if not is_own_origin(origin, host, self.services.base_url):
+            code = ErrorCode.PERMISSION_DENIED
+            self.services.metrics.counter("refused_total").labels(kind="console", code=code.value).inc()
+            words = (
+                "the console's socket is for the console's own page. Behind a proxy: let it pass the Host header on, port"
+                " included, or set public_url"
             )
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._pieces(look), media_type="application/x-ndjson", headers=headers)
+            return Reject(403, {"error": words, "code": code})
+        timeout = self.services.config.limits.handshake_timeout
+        handler = ConsoleSocket(self, host=host, origin=origin, hello_timeout=timeout)
+        return Accept(handler, authenticated=False, message_max=MESSAGE_MAX)
 
-    async def _pieces(self, look: Callable[[], list[dict[str, Any]]]) -> AsyncIterator[bytes]:
-        loop, hub = asyncio.get_running_loop(), self._services.hub
-        spoke_at, said = loop.time(), None
-        self._streams += 1
-        try:
-            while not hub.draining:
-                await self._feed.refresh()
-                pieces = look()
-                summary = self._feed.summary()
-                if summary != said:
-                    said = summary
-                    pieces.insert(0, {"type": "summary", **summary})
-                if not pieces and loop.time() - spoke_at >= KEEP_ALIVE:
-                    pieces = [{"type": "quiet"}]
-                for piece in pieces:
-                    spoke_at = loop.time()
-                    yield orjson.dumps(piece, default=_plain) + b"\n"
-                await asyncio.sleep(TICK)
-            yield b'{"type":"draining"}\n'
-        finally:
-            self._streams -= 1
+    def joined(self, socket: ConsoleSocket) -> bool:
+        """A console has proven who it is. False: there are too many."""
+        if len(self._sockets) >= SOCKETS_MAX:
+            return False
+        self._sockets.add(socket)
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().create_task(self._tell(), name="console")
+        return True
 
-    # ------------------------------------------------------------------------------------------------ views
+    def left(self, socket: ConsoleSocket) -> None:
+        """Also for one that never joined."""
+        self._sockets.discard(socket)
+        if not self._sockets and self._telling is not None:
+            self._telling.cancel()
+            self._telling, self.is_fresh = None, False
 
-    def _rows(self, since: int, epoch: str) -> Callable[[], list[dict[str, Any]]]:
-        def look() -> list[dict[str, Any]]:
-            nonlocal since, epoch
-            pieces = self._feed.changes(since, epoch)
-            since, epoch = self._feed.version, self._feed.epoch
-            return pieces
-
-        return look
-
-    def _session(self, user: str, *, with_lens: bool) -> Callable[[], list[dict[str, Any]]]:
-        hub = self._services.hub
-        said: dict[str, Any] = {}
-
-        def look() -> list[dict[str, Any]]:
-            view = hub.session_view(user)
-            if view is None:
-                now = {"gone": True}
-            else:
-                now = session_page(view, hub.lanes(user), said, time.time(), with_lens=with_lens)
-            changed = {name: value for name, value in now.items() if name not in said or said[name] != value}
-            dropped = [name for name in said if name not in now]
-            said.clear()
-            said.update(now)
-            return [{"type": "session", "set": changed, "drop": dropped}] if changed or dropped else []
-
-        return look
-
-    def _trace(self, since: int) -> Callable[[], list[dict[str, Any]]]:
-        hub = self._services.hub
-
-        def look() -> list[dict[str, Any]]:
-            nonlocal since
-            records = hub.trace(since)[-TRACE_PAGE:]
-            if not records:
-                return []
-            since = records[-1]["seq"]
-            return [{"type": "trace", "events": records}]
-
-        return look
-
-    def _health(self, since: int) -> Callable[[], list[dict[str, Any]]]:
-        def look() -> list[dict[str, Any]]:
-            nonlocal since
-            samples = self._samples.since(since)
-            if not samples:
-                return []
-            since = samples[-1]["n"]
-            return [{"type": "samples", "samples": samples}]
-
-        return look
+    async def _tell(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await self.feed.refresh()
+                self.is_fresh = True
+                for socket in list(self._sockets):
+                    socket.tell(loop.time())
+            except Exception:  # a bug of the console costs its sockets, which come again
+                log.exception("the console failed")
+                self.services.metrics.counter("errors_total").labels("console").inc()
+                for socket in list(self._sockets):
+                    socket.fail()
+            await asyncio.sleep(TICK)
 
 
-def session_page(
-    view: SessionView,
-    lanes: Mapping[str, Any],
-    before: Mapping[str, Any],
-    now: float,
-    *,
-    with_lens: bool,
-) -> dict[str, Any]:
-    """One session's page. Times are wall clock and do not change while nothing happens; the lens only if asked for."""
-    old = {one["package"]: one for one in before.get("apps", ())}
-    page: dict[str, Any] = {
-        "gone": False,
-        "user": view.user_id,
-        "state": view.state,
-        "reason": view.reason,
-        "at": moment(view.since, now, before.get("at")),
-        "remote": view.remote,
-        "client": view.client,
-        "model": view.model_name,
-        "microphone": view.microphone,
-        "battery": view.extra.get("battery"),
-        "edge": view.extra.get("edge"),
-        "link": view.extra.get("link"),
-        "clock": view.extra.get("clock"),
-        "audio": view.extra.get("audio"),
-        "speech": view.extra.get("speech"),
-        "location_tier": view.extra.get("location_tier"),
-        "apps": [_app(one, old.get(one.package_name, {}), now) for one in view.apps],
-        "lanes": lanes,
-        "lens_owner": {name: shown.get("package") for name, shown in view.display.items()},
-    }
-    if with_lens:
-        page["lens"] = {name: dict(shown.get("layout") or {}) for name, shown in view.display.items()}
-    return page
+def is_own_origin(origin: str | None, host: str, base_url: str) -> bool:
+    """Whether a page of this origin is ours: it came from the Host that it asks now, or from the configured address.
+
+    Only browsers send an Origin; a program has to show a token anyway.
+    """
+    if origin is None:
+        return True
+    page, own = urlsplit(origin), urlsplit(base_url)
+    if page.scheme not in ("http", "https") or not page.netloc:  # such as "null"
+        return False
+    return page.netloc.lower() == host.lower() or (page.scheme, page.netloc.lower()) == (
+        own.scheme,
+        own.netloc.lower(),
+    )
 
 
-def _app(view: AppView, before: Mapping[str, Any], now: float) -> dict[str, Any]:
-    left = view.next_attempt_in
-    values = asdict(view)
-    for name in ("package_name", "since", "next_attempt_in", "last_active_at"):
-        del values[name]
-    return {
-        "package": view.package_name,
-        **values,
-        "at": moment(view.since, now, before.get("at")),
-        "next_attempt_at": moment(None if left is None else -left, now, before.get("next_attempt_at")),
-    }
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    return str(value)
-
-
-def table(console: Console, *, at_root: bool) -> list[RouteSpec]:
+def table(*, at_root: bool) -> list[RouteSpec]:
     """The console's lines of the route table; `at_root`: it also answers at `/`."""
     return [
         *(RouteSpec("GET", path, asset, Auth.PUBLIC) for path in ASSETS),
         *([RouteSpec("GET", "/", to_console, Auth.PUBLIC)] if at_root else []),
-        RouteSpec("GET", "/api/admin/console", console.about, Auth.ADMIN),
-        RouteSpec("GET", "/api/admin/console/stream", console.stream, Auth.ADMIN),
     ]

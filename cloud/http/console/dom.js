@@ -45,8 +45,14 @@ export function day(at) {
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${two(date.getHours())}:${two(date.getMinutes())}`;
 }
 
-/** The server's clock, as far as we know it: pages are compared with its times. */
-export const server = { ahead: 0, now: () => Date.now() / 1000 + server.ahead };
+/** The server's clock, as far as we know it: pages are compared with its times. It stands still while the page is not live. */
+export const server = {
+  ahead: 0,
+  halted: null,
+  now: () => server.halted ?? Date.now() / 1000 + server.ahead,
+  halt: () => { server.halted ??= server.now(); },
+  go: () => { server.halted = null; },
+};
 
 let fading;
 

@@ -1,16 +1,15 @@
 """What the console's list of sessions shows, with a version on every row, so that only changes travel.
 
 Rules: a row is worked out again when the trace names its user, and all rows now and then, a slice at a time, so that a
-thousand sessions never hold up the event loop. One feed serves all open consoles. Rows hold no content of the user.
+thousand sessions never hold up the event loop. One feed serves all open consoles; each is given the page it looks at.
+Rows hold no content of the user.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,16 +21,18 @@ SLICE: Final = 50
 SWEEP: Final = 20.0
 #: Answers to several consoles at once come from one look. Seconds.
 FRESH: Final = 0.4
-#: Departures remembered for consoles that come back; an older one gets the whole list.
-GONE_MAX: Final = 5000
-#: A list never holds more rows than this, those that changed last; the counts in the head are of all.
-ROWS_MAX: Final = 5000
-#: Rows in one piece of the stream: the first paint need not wait for the last row.
-PAGE: Final = 250
 #: States of the little picture in a row: at most so many, the newest.
 STRIP_MAX: Final = 24
+#: Orders and searches of the present version that are kept: consoles that look at the same share one sorting.
+FOUND_MAX: Final = 8
 #: Two readings of one moment differ by the rounding of two clocks. Seconds.
 SAME_MOMENT: Final = 2.0
+
+#: States that the page calls by another name, which one may search for.
+_SHOWN_AS: Final = {"detached": "away", "disconnected": "stopped"}
+#: States that want to be looked at before those that are well, most urgent first.
+_AWAY: Final = frozenset({"initializing", "connecting", "detached", "disconnecting"})
+_STARTING: Final = frozenset({"loading", "connecting", "grace", "stopping"})
 
 
 def moment(age: float | None, now: float, before: float | None = None) -> float | None:
@@ -70,22 +71,50 @@ def row(view: SessionView, lanes: Mapping[str, Sequence[Mapping[str, Any]]], now
     }
 
 
+def urgency(row: Mapping[str, Any]) -> int:
+    """How much a session wants to be looked at: 0 first."""
+    if any(app["e"] for app in row["apps"]):
+        return 0
+    if row["s"] != "connected":
+        return 1 if row["s"] == "error" else 2 if row["s"] in _AWAY else 3
+    return 3 if any(app["s"] in _STARTING for app in row["apps"]) else 4
+
+
 @dataclass(slots=True)
-class _Kept:
+class Kept:
+    """A row, when it last changed, what a search looks in, and its place among the urgent."""
+
     version: int
     row: dict[str, Any]
+    text: str
+    urgency: int
+
+
+def _kept(version: int, row: dict[str, Any]) -> Kept:
+    words = [row["u"], row["s"], _SHOWN_AS.get(row["s"], ""), row["m"] or "", row["why"] or ""]
+    words += [f"{app['p']} {app['s']}" for app in row["apps"]]
+    return Kept(version, row, " ".join(words).lower(), urgency(row))
+
+
+#: The orders that a console may ask for.
+ORDERS: Final[Mapping[str, Callable[[Kept], Any]]] = {
+    "trouble": lambda kept: (kept.urgency, kept.row["u"]),
+    "user": lambda kept: kept.row["u"],
+    "newest": lambda kept: (-(kept.row["at"] or 0.0), kept.row["u"]),
+}
 
 
 class Feed:
-    """Rows by user in the order of their last change. `await refresh()`, then `changes(since, epoch)`."""
+    """Rows by user. `await refresh()`, then `find(search, order)` and `summary()`."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        #: Versions of another process mean nothing here.
-        self.epoch = secrets.token_hex(4)
         self.version = 0
-        self._rows: OrderedDict[str, _Kept] = OrderedDict()
-        self._gone: deque[tuple[int, str]] = deque(maxlen=GONE_MAX)
+        self._rows: dict[str, Kept] = {}
+        self._found: dict[tuple[str, str], list[Kept]] = {}
+        self._found_version = -1
+        self._summary: dict[str, int] = {}
+        self._summary_version = -1
         self._seq = 0
         self._looked_at = float("-inf")
         self._swept_at = float("-inf")
@@ -119,51 +148,38 @@ class Feed:
             if kept is not None:
                 self.version += 1
                 del self._rows[user_id]
-                self._gone.append((self.version, user_id))
             return
         fresh = row(view, self._hub.lanes(user_id), time.time())
         if kept is not None and kept.row == fresh:
             return
         self.version += 1
-        self._rows[user_id] = _Kept(self.version, fresh)
-        self._rows.move_to_end(user_id)
+        self._rows[user_id] = _kept(self.version, fresh)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def summary(self) -> dict[str, int]:
         """Counts for the head of every page."""
-        states = [kept.row["s"] for kept in self._rows.values()]
-        failing = sum(any(app["e"] for app in kept.row["apps"]) for kept in self._rows.values())
-        connected = states.count("connected")
-        return {
-            "sessions": len(states),
-            "connected": connected,
-            "away": len(states) - connected,
-            "failing": failing,
-        }
-
-    def changes(self, since: int, epoch: str) -> list[dict[str, Any]]:
-        """Pieces of the stream that bring a console from version `since` to now; the first one may start anew."""
-        oldest = self._gone[0][0] if len(self._gone) == GONE_MAX else 0
-        reset = epoch != self.epoch or since == 0 or since < oldest or since > self.version
-        since = 0 if reset else since
-        found: list[dict[str, Any]] = []
-        for kept in reversed(self._rows.values()):
-            if kept.version <= since or len(found) >= ROWS_MAX:
-                break
-            found.append(kept.row)
-        gone = [] if reset else [user for version, user in self._gone if version > since]
-        if not (found or gone or reset):
-            return []
-        pages = [found[start : start + PAGE] for start in range(0, len(found), PAGE)] or [[]]
-        last = len(pages) - 1
-        head = {"type": "rows", "epoch": self.epoch}
-        return [
-            {
-                **head,
-                "reset": reset and number == 0,
-                # Only the last piece moves the version on: a console that lost the stream in between asks again.
-                "v": self.version if number == last else 0,
-                "rows": page,
-                "gone": [user for user in gone if user not in self._rows] if number == last else [],
+        if self._summary_version != self.version:
+            states = [kept.row["s"] for kept in self._rows.values()]
+            connected = states.count("connected")
+            self._summary = {
+                "sessions": len(states),
+                "connected": connected,
+                "away": len(states) - connected,
+                "failing": sum(any(app["e"] for app in kept.row["apps"]) for kept in self._rows.values()),
             }
-            for number, page in enumerate(pages)
-        ]
+            self._summary_version = self.version
+        return self._summary
+
+    def find(self, search: str, order: str) -> list[Kept]:
+        """The rows that hold every word of `search`, in one of the `ORDERS`. Not to be changed by the caller."""
+        if self._found_version != self.version or len(self._found) >= FOUND_MAX:
+            self._found.clear()
+            self._found_version = self.version
+        found = self._found.get((search, order))
+        if found is None:
+            words = search.lower().split()
+            rows = [kept for kept in self._rows.values() if all(word in kept.text for word in words)]
+            found = self._found[search, order] = sorted(rows, key=ORDERS[order])
+        return found

@@ -2,7 +2,7 @@
 
 import { chip, h, replace, sure, tell } from "./dom.js";
 import { amount, plot } from "./draw.js";
-import { Stream, ask, path } from "./live.js";
+import { ask, live, path } from "./live.js";
 
 //: As many as the cloud keeps.
 const SAMPLES_MAX = 720;
@@ -37,21 +37,19 @@ export class Health {
     this.resized.observe(view);
     this.timer = setInterval(() => this.check(), 5000);
     this.check();
-    this.stream = new Stream(() => ({ view: "health", since: this.samples.at(-1)?.n ?? 0 }), (piece) => this.took(piece));
+    live.look(() => ({ view: "health" }), (piece) => this.took(piece));
   }
 
   close() {
-    this.stream.close();
     this.resized.disconnect();
     clearInterval(this.timer);
   }
 
   took(piece) {
-    if (piece.type !== "samples") return;
-    if (piece.samples[0].n <= (this.samples.at(-1)?.n ?? 0)) this.samples = [];
+    if (piece.reset) this.samples = [];
     this.samples.push(...piece.samples);
     this.samples.splice(0, Math.max(0, this.samples.length - SAMPLES_MAX));
-    this.waiting.hidden = true;
+    this.waiting.hidden = this.samples.length > 0;
     this.draw();
   }
 

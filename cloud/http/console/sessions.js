@@ -2,30 +2,29 @@
 
 import { ages, chip, h, replace, server, since, stateWords, sure, tell, tone } from "./dom.js";
 import { lanes, strip } from "./draw.js";
-import { Stream, ask, path } from "./live.js";
+import { ask, live, path } from "./live.js";
 
 const STRIP_SECONDS = 900;
 const STRIP_MS = 2000;
 const short = (name) => name.split(".").at(-1);
 
-const BAD_FIRST = { bad: 0, wait: 1, off: 2, on: 3 };
-
-/** How much a session wants to be looked at: 0 first. */
-function urgency(row) {
-  if (row.apps.some((app) => app.e)) return 0;
-  if (tone(row.s) !== "on") return 1 + BAD_FIRST[tone(row.s)];
-  return row.apps.some((app) => tone(app.s) === "wait") ? 3 : 5;
-}
+//: Rows that are asked for beyond those in sight, on both sides; and how near to their end one may scroll before more are.
+const AHEAD = 60;
+const NEAR = 15;
+//: As often as the cloud answers.
+const ASK_MS = 40;
 
 export class Sessions {
   constructor(view) {
-    this.rows = new Map();
-    this.version = 0;
-    this.epoch = "";
-    this.shown = [];
+    this.rows = new Map();  // of the page that the cloud tells about
+    this.users = [];  // that page: the users from number `from` on, in order
+    this.from = 0;
+    this.matching = 0;
+    this.all = null;
+    this.wanted = { from: 0, count: 2 * AHEAD };
     this.pool = new Map();
-    this.search = h("input", { type: "search", placeholder: "user, app, model or state", "aria-label": "Search sessions", value: sessionStorage.getItem("glassbridge-search") ?? "", oninput: () => this.look() });
-    this.order = h("select", { "aria-label": "Order", onchange: () => this.look() },
+    this.search = h("input", { type: "search", placeholder: "user, app, model or state", "aria-label": "Search sessions", value: sessionStorage.getItem("glassbridge-search") ?? "", oninput: () => this.seek() });
+    this.order = h("select", { "aria-label": "Order", onchange: () => this.seek() },
       h("option", { value: "trouble" }, "trouble first"), h("option", { value: "user" }, "by user"), h("option", { value: "newest" }, "newest change first"));
     this.total = h("output.hint", { id: "total", "aria-live": "polite" }, "loading …");
     this.spacer = h("div.spacer");
@@ -40,44 +39,57 @@ export class Sessions {
     this.resized = new ResizeObserver(() => this.schedule());
     this.resized.observe(this.list);
     this.timer = setInterval(() => this.schedule(), STRIP_MS);
-    this.stream = new Stream(() => ({ view: "sessions", since: this.version, epoch: this.epoch }), (piece) => this.took(piece));
+    live.look(() => ({ view: "sessions", search: this.search.value.slice(0, 200), order: this.order.value, ...this.wanted }), (piece) => this.took(piece));
   }
 
   close() {
-    this.stream.close();
+    clearTimeout(this.asking);
     this.resized.disconnect();
     clearInterval(this.timer);
     cancelAnimationFrame(this.frame);
   }
 
   took(piece) {
-    if (piece.type !== "rows") return;
     if (piece.reset) this.rows.clear();
-    for (const row of piece.rows) {
-      row.text = [row.u, row.s, stateWords(row.s), row.m ?? "", row.why ?? "", ...row.apps.map((app) => `${app.p} ${app.s}`)].join(" ").toLowerCase();
-      this.rows.set(row.u, row);
+    for (const row of piece.rows) this.rows.set(row.u, row);
+    if (piece.users) {
+      this.users = piece.users;
+      this.from = piece.from;
+      const here = new Set(this.users);
+      for (const user of this.rows.keys()) if (!here.has(user)) this.rows.delete(user);
+      // The cursor stays with its session when the order moves under it.
+      const at = this.chosen ? this.users.indexOf(this.chosen) : -1;
+      if (at >= 0) this.cursor = this.from + at;
+      else this.chosen = this.at(this.cursor)?.u ?? null;
     }
-    for (const user of piece.gone) this.rows.delete(user);
-    if (piece.v) { this.version = piece.v; this.epoch = piece.epoch; }
-    this.look();
+    this.all = piece.total;
+    this.matching = piece.matching;
+    this.words();
+    this.schedule();
   }
 
-  look() {
-    const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  /** Another search or order: from the top. */
+  seek() {
     sessionStorage.setItem("glassbridge-search", this.search.value);
-    const by = {
-      trouble: (a, b) => urgency(a) - urgency(b) || (a.u < b.u ? -1 : 1),
-      user: (a, b) => (a.u < b.u ? -1 : 1),
-      newest: (a, b) => b.at - a.at || (a.u < b.u ? -1 : 1),
-    }[this.order.value];
-    this.shown = [...this.rows.values()].filter((row) => words.every((word) => row.text.includes(word))).sort(by);
-    const all = this.rows.size;
-    this.total.textContent = words.length ? `${this.shown.length} of ${all}` : `${all} ${all === 1 ? "session" : "sessions"}`;
-    const none = this.shown.length === 0;
+    this.list.scrollTop = 0;
+    this.cursor = -1;
+    this.chosen = null;
+    this.wanted.from = 0;
+    this.ask();
+  }
+
+  /** Ask for the page that is wanted now; not more often than it is answered. */
+  ask() {
+    this.asking ??= setTimeout(() => { this.asking = null; live.again(); }, ASK_MS);
+  }
+
+  words() {
+    const { all, matching } = this;
+    this.total.textContent = this.search.value.trim() ? `${matching} of ${all}` : `${all} ${all === 1 ? "session" : "sessions"}`;
+    const none = matching === 0;
     this.list.hidden = none;
     this.empty.hidden = !none;
     if (none) replace(this.empty, all ? "No session fits this search." : [h("b", {}, "Nobody is connected."), h("p", {}, "A session appears here as soon as glasses connect: ", h("code", {}, "glassbridge edge run"), " on the wearer's machine, with a token from ", h("a", { href: "#/users" }, "Users"), ".")]);
-    this.schedule();
   }
 
   schedule() {
@@ -85,24 +97,30 @@ export class Sessions {
     this.frame = requestAnimationFrame(() => this.render());
   }
 
-  /** Only what is in sight is in the page: some rows more than fit. */
+  /** Only what is in sight is in the page: some rows more than fit. Those that the cloud has not told yet are blank. */
   render() {
-    if (this.list.hidden) return;
+    if (this.list.hidden || this.all === null) return;
     const high = this.high();
-    this.spacer.style.height = `${this.shown.length * high}px`;
-    this.list.style.height = `${this.shown.length * high + 2}px`;
+    this.spacer.style.height = `${this.matching * high}px`;
+    this.list.style.height = `${this.matching * high + 2}px`;
     const first = Math.max(0, Math.floor(this.list.scrollTop / high) - 4);
-    const last = Math.min(this.shown.length, Math.ceil((this.list.scrollTop + this.list.clientHeight) / high) + 4);
+    const last = Math.min(this.matching, Math.ceil((this.list.scrollTop + this.list.clientHeight) / high) + 4);
+    this.follow(first, last);
     const wanted = new Map();
-    for (let index = first; index < last; index++) wanted.set(this.shown[index].u, index);
-    for (const [user, item] of this.pool) if (!wanted.has(user)) { item.element.remove(); this.pool.delete(user); }
-    for (const [user, index] of wanted) {
-      const row = this.shown[index];
-      let item = this.pool.get(user);
-      if (!item) { item = this.make(user); this.pool.set(user, item); this.spacer.append(item.element); }
-      if (item.row !== row) this.fill(item, row);
+    for (let index = first; index < last; index++) {
+      const row = this.at(index);
+      wanted.set(row ? row.u : index, index);  // a blank row goes by its number
+    }
+    for (const [key, item] of this.pool) if (!wanted.has(key)) { item.element.remove(); this.pool.delete(key); }
+    for (const [key, index] of wanted) {
+      const row = this.at(index);
+      let item = this.pool.get(key);
+      if (!item) { item = row ? this.make(row.u) : { element: h("div.line.blank", { role: "row", "aria-busy": "true" }) }; this.pool.set(key, item); this.spacer.append(item.element); }
       if (item.top !== index * high) { item.top = index * high; item.element.style.transform = `translateY(${item.top}px)`; }
       item.element.classList.toggle("cursor", index === this.cursor);
+      item.element.setAttribute("aria-rowindex", String(index + 1));
+      if (!row) continue;
+      if (item.row !== row) this.fill(item, row);
       // A second is a pixel or less of the strip: scrolling need not draw it again.
       const now = performance.now(), wide = this.list.clientWidth;
       if (item.drawn !== row || item.wide !== wide || now - item.drawnAt > STRIP_MS) {
@@ -110,7 +128,18 @@ export class Sessions {
         strip(item.strip, row.strip, STRIP_SECONDS, this.colours);
       }
     }
-    this.list.setAttribute("aria-rowcount", String(this.shown.length));
+    this.list.setAttribute("aria-rowcount", String(this.matching));
+  }
+
+  at(index) { return this.rows.get(this.users[index - this.from]); }
+
+  /** Rows `first` to `last` are in sight: what lies around them is to be here before one scrolls there. */
+  follow(first, last) {
+    const { from, count } = this.wanted;
+    const isNear = (from > 0 && first < from + NEAR) || (from + count < this.matching && last > from + count - NEAR);
+    if (!isNear) return;
+    this.wanted = { from: Math.max(0, first - AHEAD), count: Math.min(200, last - first + 2 * AHEAD) };
+    this.ask();
   }
 
   high() {
@@ -137,21 +166,25 @@ export class Sessions {
 
   key(event) {
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10 }[event.key];
-    if (event.key === "Enter" && this.shown[this.cursor]) {
-      location.hash = `#/session/${encodeURIComponent(this.shown[this.cursor].u)}`;
+    if (event.key === "Enter" && this.chosen) {
+      location.hash = `#/session/${encodeURIComponent(this.chosen)}`;
     } else if (step || event.key === "Home" || event.key === "End") {
-      const end = this.shown.length - 1;
+      const end = this.matching - 1;
       this.cursor = event.key === "Home" ? 0 : event.key === "End" ? end : Math.max(0, Math.min(end, this.cursor + step));
       const high = this.high(), top = this.cursor * high;
       if (top < this.list.scrollTop) this.list.scrollTop = top;
       else if (top + high > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = top + high - this.list.clientHeight;
-      const row = this.shown[this.cursor];
-      if (row) this.total.textContent = `${row.u}, ${stateWords(row.s)}: ${this.cursor + 1} of ${this.shown.length}`;
+      const row = this.at(this.cursor);
+      this.chosen = row?.u ?? null;
+      if (row) this.total.textContent = `${row.u}, ${stateWords(row.s)}: ${this.cursor + 1} of ${this.matching}`;
       this.render();
     } else return;
     event.preventDefault();
   }
 }
+
+//: Members of a session's page that are lanes over time.
+const LANE = "lane:";
 
 //: 0 is as long as there is something to see.
 const SPANS = [[0, "all"], [300, "5 min"], [900, "15 min"], [3600, "1 h"], [21600, "6 h"]];
@@ -201,19 +234,16 @@ export class SessionPage {
   }
 
   open() {
-    this.stream?.close();
-    this.page = {};
-    this.stream = new Stream(() => { this.page = {}; return { view: "session", user: this.user, lens: this.lens ? "1" : "0" }; }, (piece) => this.took(piece));
+    live.look(() => ({ view: "session", user: this.user, lens: this.lens }), (piece) => this.took(piece));
   }
 
   close() {
-    this.stream.close();
     this.resized.disconnect();
     clearInterval(this.timer);
   }
 
   took(piece) {
-    if (piece.type !== "session") return;
+    if (piece.reset) this.page = {};
     Object.assign(this.page, piece.set);
     for (const name of piece.drop) delete this.page[name];
     const page = this.page;
@@ -224,7 +254,7 @@ export class SessionPage {
     }
     const changed = piece.set;
     this.facts(page);
-    if ("lanes" in changed) this.draw();
+    if (Object.keys(changed).some((name) => name.startsWith(LANE))) this.draw();
     if ("apps" in changed) this.showApps(page.apps);
     this.showArms(page);
     this.showLens(page);
@@ -244,9 +274,10 @@ export class SessionPage {
   }
 
   draw() {
-    if (!this.page.lanes || !this.picture.clientWidth) return;
+    const told = Object.entries(this.page).filter(([name]) => name.startsWith(LANE)).map(([name, states]) => [name.slice(LANE.length), states]);
+    if (!told.length || !this.picture.clientWidth) return;
     const order = ["glasses", "microphone"];
-    const entries = Object.entries(this.page.lanes).sort(([a], [b]) => (order.indexOf(a) + 9) % 9 - (order.indexOf(b) + 9) % 9 || (a < b ? -1 : 1));
+    const entries = told.sort(([a], [b]) => (order.indexOf(a) + 9) % 9 - (order.indexOf(b) + 9) % 9 || (a < b ? -1 : 1));
     const first = Math.min(...entries.map(([, states]) => states[0]?.at ?? Infinity));
     const all = Math.max(12, (server.now() - first) * 1.03);
     lanes(this.picture, Object.fromEntries(entries), this.seconds || all, (lane) => (order.includes(lane) ? lane : short(lane)));

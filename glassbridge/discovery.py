@@ -30,7 +30,7 @@ class Found:
     """An app server."""
 
     package: str
-    active_sessions: int
+    active_sessions: int | None  # None if it does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def judge(url: str, status: int, body: object) -> Found | Problem:
     if not isinstance(package, str) or not package:
         return Problem(f"{where} answers but /health has no `app` field: not an SDK app?")
     active = body.get("activeSessions") if isinstance(body, dict) else None
-    return Found(package, active if isinstance(active, int) else 0)
+    return Found(package, active if isinstance(active, int) else None)
 
 
 async def probe(client: httpx.AsyncClient, url: str) -> Probe:
@@ -83,11 +83,12 @@ async def probe(client: httpx.AsyncClient, url: str) -> Probe:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a start went. `seconds` until the app's own code had run."""
+    """How a start went. `seconds` until the app's own code had run; `already` if it ran before, and nothing was done."""
 
     ok: bool
     seconds: float
     words: str = ""
+    already: bool = False
 
 
 class Starter(Protocol):
@@ -101,6 +102,7 @@ class _Place:
     url: str
     said: str = ""
     package: str | None = None
+    started: bool = False
     failures: int = 0
     not_before: float = 0.0
     last: Probe = field(default_factory=Absent)
@@ -123,28 +125,34 @@ class Discovery:
 
     async def _look(self, client: httpx.AsyncClient, place: _Place) -> None:
         now = asyncio.get_running_loop().time()
-        place.last = seen = await probe(client, place.url)
+        before, place.last = place.last, await probe(client, place.url)
+        seen = place.last
         match seen:
             case Absent():
                 if place.package is not None:
                     self._say(place, f"{place.package} on {_port(place.url)} is gone; waiting for it")
-                    place.package = None
+                    place.package, place.started = None, False
                     # A fresh process deserves a fresh start, whatever happened to the last.
                     place.failures, place.not_before = 0, 0.0
             case Problem(words=words):
-                self._say(place, words)
+                # An app that is being restarted may take a connection with it: the second look knows better.
+                if place.package is None or isinstance(before, Problem):
+                    self._say(place, words)
             case Found(package=package, active_sessions=active):
                 place.package = package
-                if active == 0 and now >= place.not_before:
+                idle = active == 0 or (active is None and not place.started)
+                if idle and now >= place.not_before:
                     await self._begin(place, package)
 
     async def _begin(self, place: _Place, package: str) -> None:
         outcome = await self._start(package, place.url)
         loop = asyncio.get_running_loop()
         if outcome.ok:
-            place.failures = 0
+            place.failures, place.started = 0, True
             # Its session counter may lag behind our success by a moment.
             place.not_before = loop.time() + PROBE_INTERVAL
+            if outcome.already:
+                return
             took = f"{outcome.seconds * 1000:.0f} ms" if outcome.seconds < 1 else f"{outcome.seconds:.1f} s"
             place.said = ""
             self._say(place, f"{package} on {_port(place.url)} started, {took}")

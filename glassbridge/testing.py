@@ -449,6 +449,7 @@ def _dev(folder: Path, model: str) -> Iterator[Target]:
         "--port",
         "0",
         "--no-clock",
+        "--no-discover",  # an app that its author runs meanwhile is not the one under test
         "--model",
         model,
     ]

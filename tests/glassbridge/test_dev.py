@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from glassbridge.dev import Dev, Options
 from glassbridge.scenario import words_of
 from tests.support.dev_process import STOP_MAX, DevProcess, dev_process, start_dev
 from tests.support.waiting import SLOW
@@ -132,6 +134,46 @@ def test_the_built_in_clock_leaves_the_lens_to_the_developers_app(tmp_path: Path
     assert any(
         "clock" in line and "glassbridge app start org.glassbridge.clock" in line for line in dev.errors
     )
+
+
+@pytest.mark.parametrize(
+    ("connected_for", "asked", "already"),
+    [
+        (None, ["POST apps", "POST start"], False),
+        (0.5, ["POST apps"], True),  # it has just been started, and its counter lags
+        (30.0, ["POST apps", "POST stop", "POST start"], False),
+    ],
+)
+async def test_an_app_that_was_loaded_anew_inside_its_process_is_stopped_and_started(
+    connected_for: float | None, asked: list[str], already: bool, tmp_path: Path
+) -> None:
+    """`bun --hot`: the server has forgotten its session, whose connection the old code still holds."""
+    requests: list[str] = []
+    bodies: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            requests.append(f"POST {request.url.path.rpartition('/')[2]}")
+            bodies.append(json.loads(request.content) if request.content else {})
+            return httpx.Response(200, json={"ok": True})
+        if "/sessions/" in request.url.path:
+            state = "disconnected" if connected_for is None else "connected"
+            app = {"package_name": "com.example.captions", "state": state, "since": connected_for or 99.0}
+            return httpx.Response(200, json={"apps": [app]})
+        kept = {
+            "packageName": "com.example.captions",
+            "settings": [{"key": "big"}],
+            "publicUrl": "http://old",
+        }
+        return httpx.Response(200, json={"app": kept})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        dev = Dev(Options(), tmp_path, "admin", "core", http, url="http://127.0.0.1:1")
+        outcome = await dev.start_app("com.example.captions", "http://127.0.0.1:3000")
+    assert (outcome.ok, outcome.already) == (True, already)
+    assert requests == asked
+    assert bodies[0]["settings"] == [{"key": "big"}], "what was imported stays"
+    assert bodies[0]["publicUrl"] == "http://127.0.0.1:3000"
 
 
 def _arguments(pid: int) -> list[str]:

@@ -115,3 +115,65 @@ async def test_a_start_that_fails_is_retried_with_growing_pauses_and_said_once()
     assert "did not start: onSession took 9.8 s" in told[0]
     assert starts[1] - starts[0] >= 0.05
     assert starts[2] - starts[1] >= 0.1  # doubled
+
+
+async def test_an_app_that_counts_no_sessions_is_started_once() -> None:
+    """Some replace the SDK's `/health` with their own."""
+    starts: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        probes.append(await reader.readuntil(b"\r\n\r\n"))
+        body = b'{"status": "healthy", "app": "com.example.hangman"}'
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        await writer.drain()
+        writer.close()
+
+    async def start(package: str, url: str) -> Outcome:
+        starts.append(package)
+        return Outcome(len(starts) > 1, 0.1, "busy")
+
+    probes: list[bytes] = []
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(discovery, "RETRY_FIRST", 0.01)
+            patch.setattr(discovery, "PROBE_INTERVAL", 0.01)
+            watching = asyncio.create_task(Discovery([url], start, lambda _: None).run())
+            await until(lambda: len(starts) >= 2, "the failed start is tried again")
+            seen = len(probes)
+            await until(lambda: len(probes) >= seen + 5, "it is looked at further")
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert len(starts) == 2
+
+
+async def test_a_connection_that_breaks_at_a_restart_is_no_problem_yet() -> None:
+    told: list[str] = []
+    healthy, broken = True, 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal broken
+        await reader.readuntil(b"\r\n\r\n")
+        if healthy:
+            body = b'{"app": "com.example.captions", "activeSessions": 1}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            await writer.drain()
+        else:
+            broken += 1
+        writer.close()
+
+    async def start(package: str, url: str) -> Outcome:
+        raise AssertionError("it has a session")
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        place = discovery._Place(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        finder = Discovery([], start, told.append)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await finder._look(client, place)
+            healthy = False
+            await finder._look(client, place)
+            assert (broken, told) == (1, [])
+            await finder._look(client, place)
+    assert "does not speak HTTP" in told[0]

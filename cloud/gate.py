@@ -99,9 +99,9 @@ class Gate:
             return True
         return False
 
-    def ask(self, now: float) -> float:
-        """Somebody new wants a session: 0.0 = come in, else the seconds to wait."""
-        return self._machine.ask(self._random.random(), now)
+    def ask(self, now: float, *, returning: bool = False) -> float:
+        """Somebody new wants a session, or one whose node is gone: 0.0 = come in, else the seconds to wait."""
+        return self._machine.ask(self._random.random(), now, returning=returning)
 
 
 def memory_share() -> float:

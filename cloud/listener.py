@@ -102,7 +102,9 @@ class Reject:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-UpgradeCallback: TypeAlias = Callable[[UpgradeRequest], Accept | Reject]
+#: At once, or a future where something has to be asked first; the handshake's time-out runs on.
+Decision: TypeAlias = Accept | Reject | asyncio.Future[Accept | Reject]
+UpgradeCallback: TypeAlias = Callable[[UpgradeRequest], Decision]
 
 #: Takes a connection, the head of its upgrade request, and all that was read so far to another process; True if it did.
 GiveAway: TypeAlias = Callable[[asyncio.Transport, bytes, bytes], bool]
@@ -277,13 +279,24 @@ class Listener:
         protocol.connection_made(transport)
         protocol.data_received(head)
 
-    def decide(self, request: UpgradeRequest) -> Accept | Reject:
+    def decide(self, request: UpgradeRequest) -> Decision:
         try:
             return self._upgrade(request)
-        except Exception:  # a bug above us costs one handshake
-            log.exception("upgrade callback failed for %s", request.path)
-            self.stats.handler_errors += 1
-            return Reject(500, {"error": "INTERNAL_ERROR", "message": "Internal server error"})
+        except Exception:
+            return self._undecided(request.path)
+
+    def decided(self, path: str, decision: asyncio.Future[Accept | Reject]) -> Accept | Reject:
+        """What a future has come to; its failure is one of the callback."""
+        try:
+            return decision.result()
+        except (Exception, asyncio.CancelledError):
+            return self._undecided(path)
+
+    def _undecided(self, path: str) -> Reject:
+        """A bug above us costs one handshake."""
+        log.exception("upgrade callback failed for %s", path)
+        self.stats.handler_errors += 1
+        return Reject(500, {"error": "INTERNAL_ERROR", "message": "Internal server error"})
 
     def remote_of(self, address: str, headers: Headers) -> str:
         """The client's address: the last hop in `X-Forwarded-For` that is not a proxy of ours."""
@@ -484,6 +497,41 @@ class _Opening(asyncio.Protocol):
                 remote=remote,
             )
         )
+        if isinstance(decision, asyncio.Future):
+            self._waits = True
+            transport.pause_reading()  # as above
+            decision.add_done_callback(
+                lambda done: self._decided(
+                    listener.decided(path, done), transport, protocol, response, remote
+                )
+            )
+            return
+        self._open(decision, transport, protocol, response, remote, rest)
+
+    def _decided(
+        self,
+        decision: Accept | Reject,
+        transport: asyncio.Transport,
+        protocol: ServerProtocol,
+        response: Response,
+        remote: str,
+    ) -> None:
+        """The answer that took its time is here; so may be frames, and the peer may have gone."""
+        if not transport.is_closing():
+            transport.resume_reading()
+            self._open(decision, transport, protocol, response, remote, bytes(self._buffer[self._head_end :]))
+
+    def _open(
+        self,
+        decision: Accept | Reject,
+        transport: asyncio.Transport,
+        protocol: ServerProtocol,
+        response: Response,
+        remote: str,
+        rest: bytes,
+    ) -> None:
+        listener = self._listener
+        limits = listener.limits
         if isinstance(decision, Reject):
             self._answer(decision)
             return

@@ -176,8 +176,10 @@ class Admission:
             return f"event loop {self._lag * 1000:.0f} ms late"
         return f"{self._frames:.0f} frames/s"
 
-    def ask(self, jitter: float, now: float) -> float:
-        """Somebody without a session wants one: 0.0 = come in, else seconds to wait. `jitter`: from 0 to 1, evenly.
+    def ask(self, jitter: float, now: float, *, returning: bool = False) -> float:
+        """Somebody without a session here wants one: 0.0 = come in, else seconds to wait. `jitter`: from 0 to 1, evenly.
+        `returning`: his session runs, on a node that is gone; he is paced like all, and refused only where there is no
+        memory, because that would end everybody's.
 
         The wait grows with the number of those who were turned away, so that they come back at the rate that is served.
         """
@@ -185,7 +187,8 @@ class Admission:
         if self._room_at is not None:
             self._room = min(limits.burst, self._room + (now - self._room_at) * limits.rate)
         self._room_at = now
-        full = self._state is AdmissionState.REFUSING or self._memory >= limits.memory
+        refusing = self._state is AdmissionState.REFUSING and not returning
+        full = refusing or self._memory >= limits.memory
         if not full and self._room >= 1.0:
             self._room -= 1.0
             self._refused = max(0.0, self._refused - 1.0)

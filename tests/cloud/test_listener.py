@@ -267,6 +267,37 @@ async def test_a_failing_upgrade_callback_costs_one_handshake(caplog: pytest.Log
         assert "upgrade callback failed" in caplog.text
 
 
+async def test_a_decision_that_takes_its_time_holds_up_nobody_else_and_loses_no_frame() -> None:
+    async with (
+        world() as w,
+        raw(w.port) as (reader, writer),
+        raw(w.port) as (told, other),
+        raw(w.port) as (_, gone),
+    ):
+        decisions: list[asyncio.Future[Accept | Reject]] = []
+
+        def later(request: UpgradeRequest) -> asyncio.Future[Accept | Reject]:
+            decisions.append(asyncio.get_running_loop().create_future())
+            return decisions[-1]
+
+        w.listener._upgrade = later
+        for number, each in enumerate((writer, other, gone), 1):
+            each.write(UPGRADE + masked(0x81, b"first"))
+            await until(lambda n=number: len(decisions) == n)  # type: ignore[misc]
+        writer.write(masked(0x82, b"second"))
+        gone.transport.abort()
+        await asyncio.sleep(0.05)
+        handler = Recorder(None)
+        decisions[0].set_result(Accept(handler))
+        decisions[1].set_exception(RuntimeError("bug"))
+        decisions[2].set_result(Accept(Recorder(None)))
+        assert b"101 Switching" in await reader.readuntil(b"\r\n\r\n")
+        await until(lambda: len(handler.events) == 3)
+        assert handler.events == [("open",), ("text", b"first"), ("binary", b"second")]
+        assert (await read_all(told)).startswith(b"HTTP/1.1 500 ")
+        assert len(w.listener.connections) == 1
+
+
 @pytest.mark.failure("LIV-08")
 async def test_half_sent_upgrades_are_closed_at_the_deadline() -> None:
     async with world(Limits(handshake_timeout=0.2)) as w, contextlib.AsyncExitStack() as stack:

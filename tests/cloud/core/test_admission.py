@@ -57,6 +57,18 @@ def test_overload_sheds_first_and_refuses_only_when_shedding_everything_is_not_e
     assert world.moves() == [SHEDDING, REFUSING]
 
 
+def test_who_returns_from_a_lost_node_is_paced_but_not_refused_unless_memory_runs_out() -> None:
+    world = World(AdmissionLimits(rate=10.0, burst=5.0))
+    world.run(9, lag=0.5)
+    assert world.machine.state is REFUSING
+    assert world.ask() > 0
+    answers = [world.machine.ask(0.5, world.now, returning=True) for _ in range(8)]
+    assert answers[:5] == [0.0] * 5
+    assert all(answers[5:])
+    world.run(1, lag=0.5, memory=0.95)
+    assert world.machine.ask(0.5, world.now, returning=True) > 0
+
+
 def test_shedding_that_helps_goes_no_further() -> None:
     world = World()
     world.run(2, lag=0.4)

@@ -114,6 +114,7 @@ class Failed:
 
 Effect: TypeAlias = ToGlasses | ToApp | LocationTo | PhotoFailed | Failed
 Kind: TypeAlias = Literal["photo", "audio", "led", "location"]
+_KINDS: Final[frozenset[Kind]] = frozenset({"photo", "audio", "led", "location"})
 
 
 @dataclass(slots=True)
@@ -626,6 +627,47 @@ class Requests:
             ),
             ToGlasses(to_glasses.KeepStreamAlive(stream_id=stream.stream_id, ack_id=stream.ack_id)),
         ]
+
+    # ------------------------------------------------------------------------------------------------ another node
+
+    def export(self, now: float) -> dict[str, Any]:
+        """What is open, for the node that goes on with it: no app waits for an answer that nobody owes it any more.
+
+        Times are seconds from now. Keep-alives under way are asked anew; answered ids are not carried over.
+        """
+        return {
+            "open": [
+                [o.kind, o.package, o.request_id, o.session_id, o.expires_at - now, o.url]
+                for o in self._open.values()
+            ],
+            "streams": [
+                [s.stream_id, s.package, s.session_id, s.url, s.started_at, s.status, now - s.heard_at]
+                for s in self._streams.values()
+            ],
+            "fix": None if self._fix is None else [now - self._fix[0], self._fix[1]],
+        }
+
+    def restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Go on with what another node has exported; what ran out on the way is answered at the next deadline. Raises
+        TypeError or ValueError for what cannot be read."""
+        for kind, package, request_id, session_id, left, url in list(state.get("open", ()))[:OPEN_MAX]:
+            if kind not in _KINDS:
+                continue  # of a version that knows more
+            self._begin(kind, str(package), str(request_id), str(session_id), float(left), now, str(url))
+        for stream_id, package, session_id, url, started_at, status, silent in state.get("streams", ()):
+            self._streams[str(stream_id)] = _Stream(
+                str(stream_id),
+                str(package),
+                str(session_id),
+                str(url),
+                str(started_at),
+                str(status),
+                heard_at=now - float(silent),
+                keep_alive_at=now,
+            )
+        fix = state.get("fix")
+        if fix is not None:
+            self._fix = (now - float(fix[0]), dict(fix[1]))
 
     # ------------------------------------------------------------------------------------------------ inside
 

@@ -333,6 +333,7 @@ class Session:
             "phone": self.subscriptions.export()["phone"],
             "display": self.display.export(now),
             "dashboard": self.dashboard.export(),
+            "requests": self.requests.export(now),
             **self._apps.export(now, complete=complete),
         }
         if complete:
@@ -388,6 +389,7 @@ class Session:
             self.dashboard.restore(state["dashboard"])
             self.display.restore(state["display"], now)
             out += self._apps.restore(state, now)
+            self.requests.restore(state.get("requests", {}), now)
             wanted = (*state["apps"], *state.get("waiting", ()))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             return [*out, Record("state_unreadable", {"why": type(error).__name__})]

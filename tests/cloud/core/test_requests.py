@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import itertools
 
+import orjson
 import pytest
 
-from cloud.core.requests import OPEN_MAX, STREAM_WORDS, Failed, Requests, ToApp, ToGlasses
+from cloud.core.requests import (
+    OPEN_MAX,
+    STREAM_WORDS,
+    Failed,
+    LocationTo,
+    PhotoFailed,
+    Requests,
+    ToApp,
+    ToGlasses,
+)
 from wire.messages import app_to_cloud as app
 from wire.messages import glasses_to_cloud as glasses
 
@@ -39,6 +49,38 @@ def test_audio_is_answered_by_the_phone_or_after_a_minute() -> None:
     assert isinstance(late, ToApp)
     assert late.message.to_wire()["success"] is False
     assert asks.deadline is None
+
+
+def test_what_is_open_is_answered_by_the_node_that_goes_on_with_it_when_it_would_have_been() -> None:
+    old = requests()
+    old.photo("p", SID, "https://x/p", app.AppPhotoRequest(request_id="photo"), 0.0)
+    old.play("p", SID, play("a"), 0.0)
+    old.poll_location("p", SID, app.LocationPollRequest(correlation_id="where", accuracy="high"), 0.0)
+    stream = app.RtmpStreamRequest(package_name="p", rtmp_url="rtmp://x/y")
+    old.start_stream("p", SID, stream, "2026-01-01", 0.0)
+    state = orjson.loads(orjson.dumps(old.export(10.0)))
+    new = requests()
+    new.restore(state, 1010.0)  # another machine, another clock
+    assert new.photo_uploaded("photo") == "p"
+    [fix] = new.location({"lat": 1.0, "lng": 2.0}, "where", 1011.0)
+    assert isinstance(fix, LocationTo)
+    assert fix.fix["correlationId"] == "where"
+    assert any(isinstance(e, ToGlasses) for e in new.handle_deadline(1010.0)), "the stream is kept alive"
+    late = new.handle_deadline(1030.0)
+    assert [e.code for e in late if isinstance(e, PhotoFailed)] == ["TIMEOUT"], "after 30 s in all"
+    [told] = new.audio_answered(
+        glasses.AudioPlayResponse(request_id="a", success=True, error=None, duration=1.0)
+    )
+    assert isinstance(told, ToApp)
+    stopped = new.stop_stream("p", app.RtmpStreamStop(package_name="p"))
+    assert any(isinstance(e, ToApp) for e in stopped)
+
+
+def test_what_a_newer_version_has_exported_is_taken_as_far_as_it_is_understood() -> None:
+    new = requests()
+    new.restore({"open": [["hologram", "p", "h", SID, 3.0, ""]], "more": 1}, 0.0)
+    assert new.deadline is None
+    new.restore({}, 0.0)
 
 
 def test_an_answered_id_starts_nothing_again() -> None:

@@ -1,7 +1,7 @@
 """One active cloud per data directory: a second one would be a second owner of every session.
 
-Rules: the lock is the kernel's (flock), so that it ends with its process however that dies; nothing waits for it. Source:
-failure catalogue LIV-05. Commands that only read or write the database (`glassbridge user add`) need no lock.
+Rules: the lock is the kernel's (flock), so that it ends with its process however that dies; nothing waits for it. Commands
+(`glassbridge user add`) need none: they ask the running cloud. Source: failure catalogue LIV-05.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,7 @@ from tests.support.brokers import Brokers
 from tests.support.link_phone import LinkPhone
 from tests.support.postgres import Postgres, postgres
 from tests.support.waiting import SLOW, until
-from tests.support.workers import Workers, alive, children, workers
+from tests.support.workers import ADMIN, Workers, alive, children, workers
 
 KEY = "key-0123456789"
 
@@ -131,6 +134,46 @@ async def test_a_session_moves_between_machines_of_workers_and_its_app_notices_n
                 await arrive(phone, session)
             assert session.connects == 1
             assert all(r.recovered and r.peer_recovered for r in phone.resumed[1:])
+
+
+async def test_what_a_command_changes_at_one_machine_counts_at_every_worker_of_every_machine(
+    two_machines: tuple[Workers, Workers],
+) -> None:
+    """`glassbridge app add`, `token new` and `token revoke` ask one running cloud; the others hear of it."""
+    here, there = two_machines
+    users = [
+        next(name for n in range(99) if there.place(name := f"cli-{n}@x.example") == place)
+        for place in (0, 1)
+    ]
+    made = [await command(here, "token", "new", "--user", user) for user in users]
+    async with FakeApp("com.example.cli", KEY, "button_press") as app, AsyncExitStack() as stack:
+        phones = [LinkPhone([there.url], u, token["token"]) for u, token in zip(users, made, strict=True)]
+        for phone in phones:
+            await stack.enter_async_context(phone)
+            await until(lambda p=phone: p.is_live, "the link is up", 15)  # type: ignore[misc]
+        key = there.log.with_name("key")
+        key.write_text(KEY)
+        where = ("--package", app.package, "--url", app.url, "--key-file", str(key))
+        await command(here, "app", "add", *where, cloud_option="--cloud")
+        for phone in phones:
+            await running(phone, app)
+        for phone, token in zip(phones, made, strict=True):
+            await command(here, "token", "revoke", token["tokenId"])
+            await until(lambda p=phone: 1008 in [code for code, _ in p.closes], "the glasses are cut", 10)  # type: ignore[misc]
+            reply = await there.get("/api/client/user/settings", Authorization=f"Bearer {token['token']}")
+            assert reply.status_code == 401
+
+
+async def command(at: Workers, *words: str, cloud_option: str = "--url") -> Any:
+    """What an administrator types, and its one JSON document."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "glassbridge", *words, cloud_option, at.url, "--json"),
+        env={**os.environ, "GLASSBRIDGE_ADMIN_TOKEN": ADMIN},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said
+    return json.loads(said)
 
 
 async def test_a_machine_of_workers_that_drains_sends_its_sessions_to_the_other_machines(

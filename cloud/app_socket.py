@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cloud.app_users import timestamp
 from cloud.connection import Connection, Frame
 from cloud.core.pipe import Content
 from wire.codec import decode, encode
@@ -21,7 +22,8 @@ from wire.messages.cloud_to_app import TpaConnectionError
 
 if TYPE_CHECKING:
     from cloud.cluster.edge_socket import EdgeSocket
-    from cloud.hub import Hub, SessionEntry
+    from cloud.hub import Hub
+    from cloud.session_entry import SessionEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,19 @@ class Claim:
 
     def __repr__(self) -> str:
         return f"Claim({self.package})"
+
+    def user(self) -> str:
+        """The user that is named. The claim's own package is the suffix of the session's id; nothing is split (CON-11).
+        Raises ProtocolError."""
+        if self.user_id:
+            return self.user_id.lower()
+        session_id, suffix = self.session_id or "", f"-{self.package}"
+        if not session_id.endswith(suffix) or len(session_id) == len(suffix):
+            raise ProtocolError(
+                ErrorCode.SESSION_NOT_FOUND,
+                "Session not found" if "-" in session_id else "Invalid session ID format",
+            )
+        return session_id[: -len(suffix)].lower()
 
 
 class AppSocket:
@@ -69,7 +84,7 @@ class AppSocket:
     def on_open(self, connection: Connection) -> None:
         self._connection = connection
         self._id = connection.id
-        self._hub.watch(connection, CLOUD_APP, is_app=True)
+        self._hub.sockets.watch(connection, CLOUD_APP, is_app=True)
         if self._claim is not None:
             self._identify(self._claim)
         else:
@@ -130,7 +145,7 @@ class AppSocket:
         if self._connection is None:
             return
         self._hub.refused(code)
-        error = TpaConnectionError(code=code, message=message, timestamp=self._hub.timestamp())
+        error = TpaConnectionError(code=code, message=message, timestamp=timestamp())
         self._connection.send(Frame.text(encode(error)), Delivery.RELIABLE)
         self._connection.close(CloseCode.POLICY, message)
 

@@ -15,7 +15,8 @@ from wire.errors import CloseCode
 from wire.liveness import CLOUD_GLASSES
 
 if TYPE_CHECKING:
-    from cloud.hub import Hub, SessionEntry
+    from cloud.hub import Hub
+    from cloud.session_entry import SessionEntry
 
 #: While a node makes itself the owner of the session, 3-700 ms: two seconds of sound at 100 frames a second and the
 #: frames of a link's window. Sound gives way first, the oldest of it.
@@ -40,7 +41,7 @@ class GlassesSocket:
     def on_open(self, connection: Connection) -> None:
         self._connection = connection
         self._id = connection.id
-        self._hub.watch(connection, CLOUD_GLASSES, is_app=False)
+        self._hub.sockets.watch(connection, CLOUD_GLASSES, is_app=False)
         self._held = deque()
         entry = self._hub.glasses_opened(connection, self.identity, self)
         if entry is not None:
@@ -75,7 +76,7 @@ class GlassesSocket:
         entry = self._entry
         if entry is not None:
             if data.startswith(b'{"type":"ping"'):
-                self._hub.peer_asked(self._id)
+                self._hub.sockets.peer_asked(self._id)
             self._hub.glasses_text(entry, self._id, data)
         else:
             self._hold(True, data)

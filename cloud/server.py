@@ -35,12 +35,13 @@ from cloud.http.app import build_http_app
 from cloud.http.console.console import LIVE_PATH, Console
 from cloud.http.routing import RouteSpec
 from cloud.http.services import Services
-from cloud.hub import Hub, SpeechFactory
+from cloud.hub import Hub
 from cloud.instance import Instance
 from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest
 from cloud.livez import Livez
 from cloud.logs import LogSystem
 from cloud.metrics import LoopWatch, Metrics
+from cloud.session_entry import SpeechFactory
 from cloud.speech.service import SpeechService
 from cloud.store.base import Store, StoreError
 from cloud.store.open import open_store

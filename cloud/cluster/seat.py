@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cloud.cluster.remote_app import RemoteApp
     from cloud.connection import Connection
     from cloud.glasses_socket import GlassesSocket
-    from cloud.hub import SessionEntry
+    from cloud.session_entry import SessionEntry
 
 log = logging.getLogger(__name__)
 

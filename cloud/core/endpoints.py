@@ -8,6 +8,7 @@ the wearer asked for is always let through. Source: failure catalogue APP-02, AP
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +38,7 @@ class _Endpoint:
     worked_at: float | None = None
     open_until: float = 0.0
     returned_at: float = float("-inf")
+    looked_at: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,31 @@ class Endpoints:
         endpoint.failures, endpoint.worked_at, endpoint.open_until = 0, now, 0.0
         return was_away
 
-    def failed(self, url: str, now: float) -> None:
-        """A cycle has ended without a connection."""
+    def failed(self, url: str, now: float) -> bool:
+        """A cycle has ended without a connection. True: begin to look at this endpoint, every `look` seconds, until
+        `looks_on` says no."""
         endpoint = self._get(url)
         endpoint.failures += 1
         if self._is_open(endpoint, now) and endpoint.open_until <= now:
             endpoint.open_until = now + self._limits.probe
+        begins = not endpoint.looked_at and self.is_away(url, now)
+        endpoint.looked_at = endpoint.looked_at or begins
+        return begins
+
+    def looks_on(self, url: str, now: float) -> bool:
+        """Whether an endpoint that is looked at is still away; if not, looking ends."""
+        if self.is_away(url, now):
+            return True
+        if url in self._known:
+            self._known[url].looked_at = False
+        return False
+
+    @staticmethod
+    def scout(attempts: Sequence[float]) -> int | None:
+        """Who of those that wait tries the endpoint on behalf of all, given when each would by itself: the one whose
+        turn is farthest away. The pauses of users who lost a server together grow together, so that it could be back
+        for long before anybody asks. None: one alone keeps its own pace."""
+        return None if len(attempts) < 2 else max(range(len(attempts)), key=attempts.__getitem__)
 
     @property
     def look(self) -> float:

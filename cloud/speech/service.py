@@ -173,7 +173,7 @@ class SpeechService:
 
 
 class SessionSpeech:
-    """Implements `cloud.hub.SpeechFeed`."""
+    """Implements `cloud.session_entry.SpeechFeed`."""
 
     def __init__(
         self,

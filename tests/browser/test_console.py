@@ -17,7 +17,8 @@ from websockets.asyncio.client import connect
 
 from cloud.core.session import SessionState
 from cloud.http.console.console import ASSETS, LIVE_PATH
-from cloud.hub import Hub, SessionEntry
+from cloud.hub import Hub
+from cloud.session_entry import SessionEntry
 from cloud.session_entry import SessionEntry
 from tests.browser.conftest import IMAGES
 from tests.support.console import (

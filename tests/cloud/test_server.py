@@ -427,11 +427,11 @@ async def test_sessions_end_after_their_grace_and_leave_nothing_behind(tmp_path:
         await until(lambda: cloud.hub.session_count == 0, "no session")
         await until(lambda: not cloud.listener.connections, "no socket")
         await until(lambda: len(app.requests("stop_request")) == 10, "every app was told")
-        await until(lambda: not cloud.hub._tasks, "no task")
+        await until(lambda: len(cloud.hub.tasks) == 0, "no task")
         assert {w["reason"] for w in app.requests("stop_request")} == {"system_stop"}
-        assert not cloud.hub._connections
-        assert not cloud.hub._alive
-        assert not cloud.hub._counted
+        assert not cloud.hub.sockets.open
+        assert not cloud.hub.sockets._alive
+        assert not cloud.hub.sockets._counted
         assert await cloud.store.list_sessions() == []
         assert await cloud.store.get_wanted_apps("user3@x.io") == ["a"]
 

@@ -93,3 +93,27 @@ def test_a_herd_is_let_through_at_the_rate_and_the_wearer_does_not_queue() -> No
     assert not waiting
     assert all(sum(at <= p < at + 1.0 for p in posts) <= 21 for at in posts)
     assert ends.ask("http://a", 1.0, by_user=True) == Go(0.0)
+
+
+@pytest.mark.failure("APP-02")
+def test_an_endpoint_that_is_away_is_looked_at_by_one_until_it_is_back_or_given_up() -> None:
+    ends = Endpoints()
+    assert not ends.failed("http://never", 0.0), "one that never worked is probed rarely"
+    ends.succeeded("http://a", 0.0)
+    assert ends.failed("http://a", 1.0)
+    assert not ends.failed("http://a", 2.0), "somebody looks already"
+    assert ends.looks_on("http://a", 3.0)
+    ends.succeeded("http://a", 4.0)
+    assert not ends.looks_on("http://a", 5.0)
+    assert ends.failed("http://a", 6.0), "the next outage"
+    assert not ends.looks_on("http://a", 700.0), "it is no outage any more"
+    assert not ends.looks_on("http://unknown", 700.0)
+
+
+@pytest.mark.failure("APP-02")
+@pytest.mark.parametrize(
+    ("attempts", "scout"),
+    [([], None), ([5.0], None), ([5.0, 9.0, 7.0], 1), ([5.0, 5.0], 0), ([0.0, 1.0], 1)],
+)
+def test_the_one_whose_turn_is_farthest_away_looks_for_all(attempts: list[float], scout: int | None) -> None:
+    assert Endpoints.scout(attempts) == scout

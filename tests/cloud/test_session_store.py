@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloud import hub as hub_module
+from cloud import session_store
 from cloud.config import CloudConfig
 from cloud.server import Cloud
 from cloud.store.base import StorageLimit, StoreError
@@ -45,7 +45,7 @@ async def cloud_on(tmp_path: Path, store: SqliteStore) -> Cloud:
 async def test_a_stop_that_follows_a_start_is_what_stays_however_late_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "SAVE_PAUSES", (0.05,) * 10)
+    monkeypatch.setattr(session_store, "SAVE_PAUSES", (0.05,) * 10)
     store = await AwayStore.open(tmp_path / "s.db")
     async with FakeApp("a", "k", "button_press") as app, await cloud_on(tmp_path, store) as cloud:
         await register(cloud, app)
@@ -79,7 +79,7 @@ async def test_what_can_never_be_stored_is_not_tried_again(
 
 
 async def test_only_so_many_writes_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "SAVES_MAX", 0)
+    monkeypatch.setattr(session_store, "SAVES_MAX", 0)
     async with running(tmp_path) as cloud, phone(cloud) as glasses:
         await glasses.next("connection_ack")
         assert b'store_failures_total{operation="put_session"} 1.0' in cloud.metrics.text()
@@ -161,3 +161,26 @@ async def test_a_node_stays_in_service_while_the_shared_database_is_away(tmp_pat
                     return await cloud.store.get_wanted_apps(USER) == []
 
                 await until(wanted, "and is written when it can be", 15)
+
+
+@pytest.mark.failure("PER-03")
+async def test_a_store_that_fails_costs_no_session_and_no_wish(tmp_path: Path) -> None:
+    async with running(tmp_path) as cloud:
+        real = cloud.store.get_user_settings
+        failures = 3
+
+        async def flaky(user_id: str) -> dict[str, Any]:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise StoreError("the disk is away")
+            return await real(user_id)
+
+        async with FakeApp("a", "k") as app:
+            await register(cloud, app)
+            await cloud.store.set_wanted(USER, "a", True)
+            cloud.store.get_user_settings = flaky  # type: ignore[method-assign]
+            async with phone(cloud) as glasses:
+                await glasses.next("connection_ack")
+                await app.started(USER)
+                assert failures == 0

@@ -1,5 +1,5 @@
 # One target for each thing a person or a machine wants from a checkout; `make` lists them.
-# `make setup` is part of every target (`demo` needs less of it) and takes no time when nothing has changed.
+# `make setup` is part of every target and takes no time when nothing has changed.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,24 +15,15 @@ help: ## this list
 
 setup: $(VENV)/.installed ## Python environment with everything pinned (only Python 3.11+ is needed)
 
-$(BIN)/python:
+$(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
-	@echo "making $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing pinned packages"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@touch $(VENV)/.runs $@
-
-# What the product needs to run, without the tools that work on it: a third of the packages, for a first look.
-$(VENV)/.runs: requirements.lock pyproject.toml | $(BIN)/python
-	@echo "installing pinned packages"
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[sim]"
 	@touch $@
 
-demo: $(VENV)/.runs ## simulated glasses, edge, cloud and the lens page; ONCE=1 plays examples/demo.toml and exits
+demo: setup ## simulated glasses, edge, cloud and the lens page; ONCE=1 plays examples/demo.toml and exits
 	@$(BIN)/glassbridge dev $(if $(ONCE),--once examples/demo.toml) $(ARGS)
 
 test: setup ## every test; the last lines count them by level and say what was skipped for want of a tool

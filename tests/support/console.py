@@ -82,13 +82,15 @@ async def opened(
     *,
     viewport: ViewportSize = DESKTOP,
     expected: tuple[str, ...] = (),
+    url: str | None = None,
 ) -> AsyncIterator[Page]:
-    """The console at `#{where}`; leaving fails if the page broke a rule."""
+    """The console at `#{where}`, at the cloud's own address or by way of `url`; leaving fails if the page broke a rule."""
+    url = url or cloud.url
     context = await browser.new_context(viewport=viewport, has_touch=viewport["width"] < 500)
     page = await context.new_page()
-    faults = Faults(cloud.url, expected=expected)
+    faults = Faults(url, expected=expected)
     faults.watch(page)
-    await page.goto(f"{cloud.url}/console#{where}")
+    await page.goto(f"{url}/console#{where}")
     try:
         yield page
     finally:

@@ -20,7 +20,10 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
+from cloud.auth import hash_api_key
+from cloud.http.console.console import LIVE_PATH
 from tests.support.cloud import running
 from tests.support.tools import missing
 from tests.support.waiting import until
@@ -230,3 +233,24 @@ async def test_glasses_of_one_wearer_land_on_one_real_node(kind: str, tmp_path: 
                 homes[user] |= {n for n, cloud in enumerate(clouds) if cloud.hub.session_view(user)}
         assert all(len(places) == 1 for places in homes.values()), homes
         assert len(set.union(*homes.values())) > 1
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "nginx"])
+async def test_the_consoles_socket_passes_and_a_foreign_page_does_not(kind: str, tmp_path: Path) -> None:
+    """The page's own Origin has the balancer's port; the node must see the same Host."""
+    async with AsyncExitStack() as stack:
+        given = {"auth__admin_token_sha256": hash_api_key("the admin token")}
+        clouds = [await stack.enter_async_context(running(tmp_path / str(n), **given)) for n in range(3)]
+        proxy = await stack.enter_async_context(balancer(kind, [cloud.port for cloud in clouds]))
+        where = f"wss://127.0.0.1:{proxy.port}{LIVE_PATH}"
+        own = f"https://127.0.0.1:{proxy.port}"
+        for origin, text in ((own, "welcome"), ("https://evil.example", None)):
+            dial = connect(where, ssl=proxy.tls, additional_headers={"Origin": origin}, proxy=None)
+            if text is None:
+                with pytest.raises(InvalidStatus, match="403"):
+                    await dial
+                continue
+            async with dial as socket:
+                await socket.send('{"type":"hello","token":"the admin token"}')
+                assert text in str(await asyncio.wait_for(socket.recv(), 20))
+                assert "summary" in str(await asyncio.wait_for(socket.recv(), 20)), "it is live"

@@ -23,7 +23,7 @@ from typing import Any, Final
 import orjson
 
 from cloud.app_socket import AppSocket, Claim
-from cloud.auth import AuthError, TokenVerifier, bearer
+from cloud.auth import AuthError, Identity, TokenVerifier, bearer
 from cloud.cluster.cluster import Cluster
 from cloud.cluster.fabric import Fabric
 from cloud.cluster.joining import open_fabric
@@ -37,7 +37,7 @@ from cloud.http.routing import RouteSpec
 from cloud.http.services import Services
 from cloud.hub import Hub
 from cloud.instance import Instance
-from cloud.listener import Accept, Limits, Listener, Reject, UpgradeRequest
+from cloud.listener import Accept, Decision, Limits, Listener, Reject, UpgradeRequest
 from cloud.livez import Livez
 from cloud.logs import LogSystem
 from cloud.metrics import LoopWatch, Metrics
@@ -330,7 +330,7 @@ class Cloud:
 
     # ------------------------------------------------------------------------------------------------ upgrades
 
-    def _upgrade(self, request: UpgradeRequest) -> Accept | Reject:
+    def _upgrade(self, request: UpgradeRequest) -> Decision:
         if request.path in GLASSES_PATHS:
             return self._glasses(request)
         if request.path in APP_PATHS:
@@ -339,7 +339,7 @@ class Cloud:
             return self._console.upgrade(request)
         return Reject(404, {"error": "no such WebSocket path", "paths": sorted(GLASSES_PATHS | APP_PATHS)})
 
-    def _glasses(self, request: UpgradeRequest) -> Accept | Reject:
+    def _glasses(self, request: UpgradeRequest) -> Decision:
         token = bearer(request.headers.get("authorization")) or request.query.get("token")
         try:
             identity = self.verifier.verify(token)
@@ -354,7 +354,17 @@ class Cloud:
                     "timestamp": self._now(),
                 },
             )
-        refusal = self.hub.admission(identity.user_id)
+        cluster = self.hub.cluster
+        if cluster is not None and cluster.must_look(identity.user_id):
+            return asyncio.ensure_future(self._perhaps_returning(cluster, identity))
+        return self._admitted(identity, returning=False)
+
+    async def _perhaps_returning(self, cluster: Cluster, identity: Identity) -> Accept | Reject:
+        """This node refuses new sessions; one that runs is let in all the same."""
+        return self._admitted(identity, returning=await cluster.runs(identity.user_id))
+
+    def _admitted(self, identity: Identity, *, returning: bool) -> Accept | Reject:
+        refusal = self.hub.admission(identity.user_id, returning=returning)
         if refusal is not None:
             status, code, wait = refusal
             self.metrics.counter("refused_total").labels(kind="glasses", code=code.value).inc()

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from cloud.cluster.edge_socket import EdgeSocket
-from cloud.cluster.fabric import Fabric, Reply, Unlisten
-from cloud.cluster.names import EVERYBODY, epoch_address, new_node, node_address
+from cloud.cluster.fabric import Fabric, Reply, Unavailable, Unlisten
+from cloud.cluster.names import EVERYBODY, epoch_address, new_node, node_address, owner_key
 from cloud.cluster.remote_app import RemoteApp
 from cloud.cluster.seat import Seat
 from cloud.core import effects as fx
+from cloud.core.admission import AdmissionState
 from cloud.core.ownership import OwnershipState
 from wire.codec import load_object
 from wire.errors import ProtocolError
+from wire.placement import session_key
 
 if TYPE_CHECKING:
     from cloud.app_socket import AppSocket
@@ -45,6 +47,9 @@ BEAT: Final = 5.0
 GONE_AFTER: Final = 16.0
 #: App sockets are sent to another node this long after their session has gone, so that they find it.
 APPS_AFTER: Final = 0.5
+#: A node that refuses looks whose session runs, for so many at once (a look takes 1-5 ms) and no longer than this, seconds.
+LOOKING_MAX: Final = 64
+LOOK_PATIENCE: Final = 0.5
 
 
 class Cluster:
@@ -69,6 +74,7 @@ class Cluster:
         self._heard: dict[str, float] = {}  # other nodes -> when they last said anything to all
         self._timer: asyncio.TimerHandle | None = None
         self._left = asyncio.Event()  # a seat has been vacated
+        self._looking = 0
         self._closed = False
 
     async def start(self) -> None:
@@ -129,6 +135,24 @@ class Cluster:
         """Whether this node owns the user's session."""
         seat = self.seats.get(user_id)
         return seat is not None and seat.machine.is_serving
+
+    def must_look(self, user_id: str) -> bool:
+        """Whether it depends on the records if this user is let in: this node refuses new sessions, not running ones."""
+        return self.hub.gate.state is AdmissionState.REFUSING and user_id not in self.seats
+
+    async def runs(self, user_id: str) -> bool:
+        """Whether the records name an owner of this user's session, alive or dead. False where nobody can tell: he asks
+        again within seconds, and by then the engine may answer."""
+        if self._looking >= LOOKING_MAX:
+            return False
+        self._looking += 1
+        try:
+            async with asyncio.timeout(LOOK_PATIENCE):
+                return await self.fabric.get(owner_key(session_key(user_id))) is not None
+        except (Unavailable, TimeoutError):
+            return False
+        finally:
+            self._looking -= 1
 
     def send_to_app(self, connection_id: int, effect: fx.SendToApps) -> None:
         """A frame for a connection that is none of this node's sockets."""

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, assert_never
 
 from cloud.cluster.fabric import NoOne, Reply, Unavailable, Unlisten
-from cloud.cluster.names import epoch_address, session_address, sid_of, socket_address
+from cloud.cluster.names import epoch_address, session_address, socket_address
 from cloud.connection import Connection, Frame
 from cloud.core import app_edge as edge
 from cloud.core.app_edge import AppEdge, EdgeState
 from cloud.core.pipe import Content, Piece
 from wire.codec import load_object
 from wire.errors import ErrorCode, ProtocolError
+from wire.placement import session_key
 
 if TYPE_CHECKING:
     from cloud.app_socket import AppSocket
@@ -46,7 +47,7 @@ class EdgeSocket:
         self.socket_id = f"{cluster.node}-{connection.id}"
         self._socket = socket
         self._connection = connection
-        self._sid = sid_of(user_id)
+        self._sid = session_key(user_id)
         self._loop = asyncio.get_running_loop()
         self.machine = AppEdge(
             self.socket_id,

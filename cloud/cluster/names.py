@@ -1,21 +1,15 @@
 """The names that nodes use for a session, a node and an app's socket; one place, because all must agree.
 
-Rules: a user id is never part of an address: it is hashed.
+Rules: a user id is never part of an address: `sid` is `wire.placement.session_key`, the hash that glasses and apps carry in
+their URLs.
 """
 
 from __future__ import annotations
 
 import secrets
 
-from wire.placement import session_key
-
 #: Every node listens here: records that changed, messages between users, who is there.
 EVERYBODY = "all.nodes"
-
-
-def sid_of(user_id: str) -> str:
-    """The session's name in addresses and records: the same that glasses and apps carry in their URLs."""
-    return session_key(user_id)
 
 
 def owner_key(sid: str) -> str:

@@ -17,10 +17,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Scope
 
 from cloud.cluster.fabric import NoOne, Reply, Unavailable
-from cloud.cluster.names import session_address, sid_of
+from cloud.cluster.names import session_address
 from cloud.http.routing import Auth, Call, Refusal
 from wire.codec import load_object
 from wire.errors import ErrorCode, ProtocolError
+from wire.placement import session_key
 
 if TYPE_CHECKING:
     from cloud.cluster.cluster import Cluster
@@ -69,7 +70,9 @@ class Elsewhere:
             "body": base64.b64encode(body).decode(),
         }
         try:
-            answer = await cluster.fabric.ask(session_address(sid_of(user)), orjson.dumps(request), PATIENCE)
+            answer = await cluster.fabric.ask(
+                session_address(session_key(user)), orjson.dumps(request), PATIENCE
+            )
             found = load_object(answer, bytes_max=len(answer))
             content = base64.b64decode(found["body"], validate=True)
             status, headers = int(found["status"]), [(str(k), str(v)) for k, v in found["headers"]]

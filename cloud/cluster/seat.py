@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 import orjson
 
 from cloud.cluster.fabric import Conflict, Fenced, NoOne, Reply, Unavailable, Unlisten
-from cloud.cluster.names import epoch_address, node_address, owner_key, session_address, sid_of, state_key
+from cloud.cluster.names import epoch_address, node_address, owner_key, session_address, state_key
 from cloud.core import ownership as own
 from cloud.core.app_lifecycle import AppState
 from cloud.core.ownership import OwnerRecord, Ownership
 from cloud.core.pipe import attachment_of
 from wire.codec import load_object
 from wire.errors import CloseCode, ProtocolError
+from wire.placement import session_key
 
 if TYPE_CHECKING:
     from cloud.auth import Identity
@@ -50,7 +51,7 @@ class Seat:
     def __init__(self, cluster: Cluster, user_id: str) -> None:
         self.cluster = cluster
         self.user_id = user_id
-        self.sid = sid_of(user_id)
+        self.sid = session_key(user_id)
         self.machine = Ownership(cluster.node)
         self.entry: SessionEntry | None = None
         self.remotes: dict[int, RemoteApp] = {}  # by attachment

@@ -14,11 +14,14 @@ from typing import Any
 
 import orjson
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from cloud.cluster.fabric import Fabric
 from cloud.cluster.local import LocalEngine
-from cloud.cluster.names import owner_key, sid_of, state_key
+from cloud.cluster.names import owner_key, state_key
 from cloud.cluster.nats import NatsFabric, NatsOptions
+from cloud.core.admission import AdmissionState
 from cloud.core.ownership import Ownership, OwnershipState, OwnershipTiming
 from tests.support.app_server import FakeApp, FakeSession
 from tests.support.brokers import Brokers, free_ports
@@ -28,6 +31,7 @@ from tests.support.link_phone import LinkPhone
 from tests.support.nodes import MakeFabric, Nodes, nodes
 from tests.support.waiting import until
 from wire.errors import CloseCode
+from wire.placement import session_key
 
 APP = ("com.example.a", "key-0123456789", "button_press")
 
@@ -91,7 +95,7 @@ async def saved(world: Nodes, what: bytes) -> None:
     """Wait until the record of the session holds this: within a second."""
 
     async def is_saved() -> bool:
-        found = await world.fabrics[1].get(state_key(sid_of(USER)))
+        found = await world.fabrics[1].get(state_key(session_key(USER)))
         return found is not None and what in found.value
 
     await until_async(is_saved)
@@ -165,6 +169,52 @@ async def test_a_lost_node_costs_nothing_reliable_and_its_state_is_at_most_a_sec
             await press(phone, session)
             assert len(session.of("tpa_connection_ack")) == 1
             await until(lambda: "still there" in phone.displays()[seen:], "shown again")
+
+
+async def test_a_question_that_is_open_at_a_move_is_answered_by_the_new_owner(
+    tmp_path: Path, make: MakeFabric
+) -> None:
+    async with nodes(tmp_path, make) as world, FakeApp(*APP) as app:
+        await register(world[0], app)
+        async with world.phone() as phone:
+            session = await running(world, phone, app)
+            question = {"packageName": app.package, "sessionId": "", "requestId": "r1"}
+            await session.send("audio_play_request", **question, audioUrl="https://x.example/a.mp3")
+            await until(lambda: bool(phone.of("audio_play_request")), "the glasses are asked")
+            phone.go(world.urls[1])
+            await until(lambda: world.owners() == [1], "moved")
+            phone.say("audio_play_response", requestId="r1", success=True)
+            await until(lambda: bool(session.of("audio_play_response")), "the answer")
+            assert session.of("audio_play_response")[0]["success"] is True
+            assert len(phone.of("audio_play_request")) == 1, "asked once"
+
+
+@pytest.mark.failure("PRO-02")
+async def test_a_node_that_refuses_lets_those_in_whose_node_died_and_nobody_new(
+    tmp_path: Path, make: MakeFabric
+) -> None:
+    """Their sessions run: to refuse them would end them."""
+    async with nodes(tmp_path, make, app_node=1) as world, FakeApp(*APP) as app:
+        await register(world[0], app)
+        async with world.phone() as phone:
+            session = await running(world, phone, app)
+            await press(phone, session)
+            await saved(world, b"button_press")
+            gate = world[1].hub.gate._machine
+            gate._state = AdmissionState.REFUSING
+            gate._calm_since = None
+            token = world[1].verifier.mint_core_token("new@example.com")
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(
+                    world.urls[1].replace("http", "ws") + "/glasses-ws",
+                    additional_headers={"Authorization": f"Bearer {token}"},
+                )
+            assert refused.value.response.status_code == 503
+            assert int(refused.value.response.headers["Retry-After"]) >= 1
+            await world.lose(0)
+            await until(lambda: world.owners()[-1:] == [1], "taken over")
+            assert gate.state is AdmissionState.REFUSING, "it has refused all the time"
+            await press(phone, session)
 
 
 async def test_a_stale_owner_on_the_apps_own_node_is_not_believed(tmp_path: Path, make: MakeFabric) -> None:
@@ -293,13 +343,13 @@ async def test_what_a_newer_or_older_version_has_saved_is_read_as_far_as_it_is_u
             await seat.save_now()
             await world.lose(0, redial=False)
             fabric = world.fabrics[1]
-            found = await fabric.get(state_key(sid_of(USER)))
+            found = await fabric.get(state_key(session_key(USER)))
             assert found is not None
             state: dict[str, Any] = orjson.loads(found.value)
             state["from_the_future"] = {"v": 99}
             state["session"] |= {"v": 99, "new_member": [1, 2], "dashboard": {"mode": "main", "new": 1}}
             del state["session"]["calendar"], state["session"]["utc_offset"]
-            await fabric.put(state_key(sid_of(USER)), orjson.dumps(state))
+            await fabric.put(state_key(session_key(USER)), orjson.dumps(state))
             phone.resume_dialing()
             await until(lambda: world.owners()[-1:] == [1], "taken over")
             await press(phone, session)
@@ -314,7 +364,7 @@ async def test_a_state_that_cannot_be_read_costs_the_state_not_the_session(
         async with world.phone() as phone:
             session = await running(world, phone, app)
             await world.lose(0, redial=False)
-            await world.fabrics[1].put(state_key(sid_of(USER)), b'{"session":{"apps":7,"dashboard":[]}}')
+            await world.fabrics[1].put(state_key(session_key(USER)), b'{"session":{"apps":7,"dashboard":[]}}')
             phone.resume_dialing()
             await until(lambda: world.owners()[-1:] == [1], "taken over")
             phone.press()
@@ -325,11 +375,11 @@ async def test_the_end_of_a_session_leaves_no_records(tmp_path: Path, make: Make
     async with nodes(tmp_path, make, sessions__grace=0.2) as world:
         async with world.phone() as phone:
             await until(lambda: phone.is_live and world.owners() == [0], "served")
-            assert await world.fabrics[1].get(owner_key(sid_of(USER))) is not None
+            assert await world.fabrics[1].get(owner_key(session_key(USER))) is not None
         await until(lambda: world.owners() == [], "ended")
 
         async def none_left() -> bool:
-            return [await world.fabrics[1].get(key(sid_of(USER))) for key in (owner_key, state_key)] == [
+            return [await world.fabrics[1].get(key(session_key(USER))) for key in (owner_key, state_key)] == [
                 None,
                 None,
             ]
@@ -353,14 +403,14 @@ async def test_a_session_that_outlives_the_records_of_the_engine_keeps_its_own(
         await until(lambda: phone.is_live and world.owners() == [0], "served")
         fabric = world.fabrics[1]
         await fabric.put("own.left", b"by a node that died")
-        first = await fabric.get(owner_key(sid_of(USER)))
+        first = await fabric.get(owner_key(session_key(USER)))
 
         async def reaped() -> bool:
             return await fabric.get("own.left") is None
 
         await until(reaped, "the engine reaps")  # type: ignore[arg-type]
         await asyncio.sleep(1.0)
-        now, state = [await fabric.get(key(sid_of(USER))) for key in (owner_key, state_key)]
+        now, state = [await fabric.get(key(session_key(USER))) for key in (owner_key, state_key)]
         assert first is not None
         assert now is not None
         assert now.value == first.value

@@ -9,12 +9,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.cluster.scenarios import SCENARIOS, main
+from tests.cluster.scenarios import MASS, SCENARIOS, main
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
-    parser.add_argument("names", nargs="*", help="parts of names: " + ", ".join(s.name for s in SCENARIOS))
+    names = ", ".join([*(s.name for s in SCENARIOS), MASS])
+    parser.add_argument("names", nargs="*", help="parts of names: " + names)
     parser.add_argument("--runs", type=int, default=10, help="of each failure")
     parser.add_argument("--each", action="store_true", help="print every run")
     parser.add_argument("--keep", type=Path, help="keep the logs here")

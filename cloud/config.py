@@ -283,7 +283,12 @@ class CloudConfig(_Section):
     profile: Literal["production", "dev"] = Field(
         default="production", description="dev = throw-away secrets, loopback apps, open console."
     )
-    workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that share the port; 2 or more need nats-server (the `cluster` extra).",
+    )
     trusted_proxies: tuple[str, ...] = Field(
         default=("127.0.0.1", "::1"),
         description="Addresses and networks (10.0.0.0/8) whose X-Forwarded-* headers are believed.",

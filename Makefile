@@ -1,5 +1,5 @@
 # One target for each thing a person or a machine wants from a checkout; `make` lists them.
-# `make setup` is part of every target and takes no time when nothing has changed.
+# `make setup` is part of every target (`demo` needs less of it) and takes no time when nothing has changed.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,15 +15,24 @@ help: ## this list
 
 setup: $(VENV)/.installed ## Python environment with everything pinned (only Python 3.11+ is needed)
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
-	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "installing pinned packages"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(VENV)/.runs $@
+
+# What the product needs to run, without the tools that work on it: a third of the packages, for a first look.
+$(VENV)/.runs: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "installing pinned packages"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[sim]"
 	@touch $@
 
-demo: setup ## simulated glasses, edge, cloud and the lens page; ONCE=1 plays examples/demo.toml and exits
+demo: $(VENV)/.runs ## simulated glasses, edge, cloud and the lens page; ONCE=1 plays examples/demo.toml and exits
 	@$(BIN)/glassbridge dev $(if $(ONCE),--once examples/demo.toml) $(ARGS)
 
 test: setup ## every test; the last lines count them by level and say what was skipped for want of a tool
@@ -69,7 +78,7 @@ tests/bench/node_modules: tests/bench/package-lock.json
 	@command -v npm >/dev/null && npm ci --prefix tests/bench --silent --no-audit --no-fund || echo "without node: npm is not installed"
 
 docs: setup ## generated pages, then the documentation site in site/ (strict)
-	@$(BIN)/python docs/generate.py && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "docs: $$(find site -name index.html | wc -l) pages in site/"
+	@$(BIN)/python docs/generate.py && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "docs: $$(find site -name '*.html' ! -name 404.html | wc -l) pages in site/"
 
 glasses: setup ## the system stories of every model over lanes A (Bumble) and B (BlueZ; needs dbus-daemon)
 	@$(BIN)/python -m tests.ble.glasses $(ARGS)

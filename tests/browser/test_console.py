@@ -422,6 +422,18 @@ async def test_the_console_works_with_keys_alone(console: Browser, tmp_path: Pat
         await expect(page.locator(f".card[data-package='{CAPTIONS}']")).to_contain_text("stopped")
 
 
+async def test_a_page_says_that_it_shows_one_node_of_several(console: Browser, tmp_path: Path) -> None:
+    async def nobody(call: object) -> None:
+        """No other node answers."""
+
+    async with world(tmp_path) as scene:
+        scene.cloud.services.elsewhere = nobody
+        async with opened(console, scene.cloud) as page:
+            await expect(page.locator("#several")).to_be_visible()
+            await page.goto(f"{scene.cloud.url}/console#/session/{BEN}")
+            await expect(page.locator(".empty")).to_contain_text("Another may serve it")
+
+
 async def test_the_last_of_a_thousand_is_one_key_away_and_its_page_comes_when_it_is_looked_at(
     console: Browser, tmp_path: Path
 ) -> None:
@@ -467,6 +479,12 @@ def flap(hub: Hub, entries: list[SessionEntry]) -> None:
             hub.feed(entry, entry.session.glasses_connected, 2_000_000 + random.randrange(10**6))
         else:
             hub.feed(entry, entry.session.glasses_lost, entry.session.glasses_connection)
+
+
+async def churn(hub: Hub, entries: list[SessionEntry], per_second: int) -> None:
+    while per_second:
+        flap(hub, entries)
+        await asyncio.sleep(20 / per_second)
 
 
 async def streamed(url: str, once_a_second: Callable[[], None]) -> dict[str, int]:
@@ -522,20 +540,26 @@ async def test_a_thousand_sessions_stay_smooth(console: Browser, tmp_path: Path)
                 "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
             )
             assert await page.locator(".line").count() < 60
-            times: list[float] = await page.evaluate(SCROLL)
-            ordered = sorted(times)
             figures: dict[str, Any] = {
                 "sessions": SESSIONS,
                 "first_paint_ms": round(paint),
                 "open_to_all_rows_s": round(first, 2),
-                "frame_ms_median": round(ordered[len(ordered) // 2], 1),
-                "frame_ms_p95": round(ordered[int(len(ordered) * 0.95)], 1),
-                "frame_ms_max": round(ordered[-1], 1),
                 "rows_in_page": await page.locator(".line").count(),
             }
+            for changes in (0, 100):  # a second, while the list is scrolled from top to bottom
+                changing = asyncio.create_task(churn(hub, entries, changes))
+                ordered = sorted(await page.evaluate(SCROLL))
+                changing.cancel()
+                await asyncio.gather(changing, return_exceptions=True)
+                figures[f"frame_ms_with_{changes}_changes_per_s"] = {
+                    "median": round(ordered[len(ordered) // 2], 1),
+                    "p95": round(ordered[int(len(ordered) * 0.95)], 1),
+                    "max": round(ordered[-1], 1),
+                }
+                # 60 frames a second are 16.7 ms; the bound leaves room for a machine that runs other tests.
+                assert ordered[len(ordered) // 2] < 25 * SLOW
+                await expect(page.locator(".line.blank")).to_have_count(0)
             print(json.dumps(figures))
-            # 60 frames a second are 16.7 ms; the bound leaves room for a machine that runs other tests.
-            assert figures["frame_ms_median"] < 25 * SLOW
             await page.evaluate("document.querySelector('.list').scrollTop = 0")
             await page.get_by_label("Order").select_option("trouble")
             await page.wait_for_timeout(500)

@@ -245,6 +245,19 @@ async def test_a_question_that_makes_no_sense_is_answered_and_the_last_look_goes
         assert (await page.hear("rows"))["total"] == 2
 
 
+async def test_a_console_of_one_of_several_processes_is_told_that_there_are_others(tmp_path: Path) -> None:
+    async with live(tmp_path) as scene:
+        async with scene.page() as page:
+            assert (await page.hear("welcome"))["is_one_of_several"] is False
+        scene.world.services.elsewhere = nobody
+        async with scene.page() as page:
+            assert (await page.hear("welcome"))["is_one_of_several"] is True
+
+
+async def nobody(call: object) -> None:
+    """No other process answers."""
+
+
 async def test_the_lens_is_told_only_to_who_asks_for_it(tmp_path: Path) -> None:
     async with live(tmp_path) as scene, scene.page() as page:
         scene.hub.connect(ANNA)

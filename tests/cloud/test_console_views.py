@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloud.http.console.feed import Feed
 from cloud.http.console.samples import Samples
@@ -23,6 +26,13 @@ from cloud.http.ports import AppView, SessionView
 from tests.cloud.http_world import ANNA, APP, BEN, ScriptedHub, http_world
 from tests.cloud.test_http_console import refreshed
 from wire.errors import ProtocolError
+
+
+class NoSamples(Samples):
+    """Of a process that has not measured yet."""
+
+    def __init__(self) -> None:
+        self._kept = deque()
 
 
 def told(view: View) -> dict[str, Any]:
@@ -159,7 +169,7 @@ def test_webhooks_travel_once_each() -> None:
     hub = ScriptedHub()
     kept = [{"id": 1, "ok": True}]
     hub.webhooks_of = lambda package_name: kept  # type: ignore[method-assign]
-    view = make_view({"view": "webhooks", "package": APP}, hub, Feed(hub), None)  # type: ignore[arg-type]
+    view = make_view({"view": "webhooks", "package": APP}, hub, Feed(hub), NoSamples())
     assert told(view) == {"type": "webhooks", "ids": [1], "hooks": kept, "reset": True}
     assert view.pieces() == []
     kept.append({"id": 2, "ok": False})
@@ -199,7 +209,28 @@ async def test_health_brings_the_last_hour_and_then_each_sample(tmp_path: Path) 
 def test_a_question_that_makes_no_sense_is_refused_with_the_reason(asked: dict[str, Any], words: str) -> None:
     hub = ScriptedHub()
     with pytest.raises(ProtocolError, match=words):
-        make_view(asked, hub, Feed(hub), None)  # type: ignore[arg-type]
+        make_view(asked, hub, Feed(hub), NoSamples())
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=300),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+_NAMES = st.sampled_from(["user", "lens", "search", "order", "from", "count", "group", "package"])
+_VIEWS = st.sampled_from(["sessions", "session", "trace", "webhooks", "health", "summary"])
+
+
+@given(view=_VIEWS | _JSON, asked=st.dictionaries(_NAMES, _JSON))
+def test_every_question_has_an_answer_or_a_reason(view: Any, asked: dict[str, Any]) -> None:
+    hub = ScriptedHub()
+    hub.connect(ANNA)
+    try:
+        made = make_view({"view": view, **asked}, hub, Feed(hub), NoSamples())
+    except ProtocolError:
+        return
+    made.pieces()
+    assert made.pieces() == []
 
 
 def test_a_user_without_a_session_is_said_to_have_none() -> None:

@@ -13,7 +13,7 @@ let current = null;
 let cloud = null;
 
 const ROUTES = [
-  [/^\/$/, () => new Sessions(view), "/"],
+  [/^\/$/, () => new Sessions(view, cloud), "/"],
   [/^\/session\/([^/]+)$/, (user) => new SessionPage(view, user, cloud), "/"],
   [/^\/apps$/, () => new Apps(view), "/apps"],
   [/^\/apps\/([^/]+)$/, (name) => new App(view, name), "/apps"],

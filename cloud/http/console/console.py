@@ -102,6 +102,8 @@ class Console:
             "url": self.services.base_url,
             "speech": config.speech.provider,
             "lens": self._has_lens,
+            # Sessions, traces and samples are each node's own; the page says that there are others.
+            "is_one_of_several": self.services.elsewhere is not None,
             "now": time.time(),
             "trace": {"kinds": KINDS, "groups": {name: words for name, (words, _) in GROUPS.items()}},
         }

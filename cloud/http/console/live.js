@@ -137,7 +137,8 @@ class Live {
     const old = this.proven ? ` What you see is from ${clock(this.lostAt / 1000)}.` : "";
     const next = left > 0 ? `Trying again in ${span(left)}.` : "Trying again …";
     box.hidden = false;
-    byId("not-live-why").textContent = `${this.reason}.${old}`;
+    const why = byId("not-live-why"), words = `${this.reason}.${old}`;
+    if (why.textContent !== words) why.textContent = words;  // said aloud once, not every second
     byId("not-live-next").textContent = next;
     say("bad", "not live");
   }

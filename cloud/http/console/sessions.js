@@ -15,7 +15,7 @@ const NEAR = 15;
 const ASK_MS = 40;
 
 export class Sessions {
-  constructor(view) {
+  constructor(view, cloud) {
     this.rows = new Map();  // of the page that the cloud tells about
     this.users = [];  // that page: the users from number `from` on, in order
     this.from = 0;
@@ -30,7 +30,8 @@ export class Sessions {
     this.spacer = h("div.spacer");
     this.list = h("div.list", { role: "table", tabindex: "0", "aria-label": "Sessions", onscroll: () => this.schedule(), onkeydown: (event) => this.key(event) }, this.spacer);
     this.empty = h("div.empty", { hidden: true });
-    replace(view, h("div.head", {}, h("h2", {}, "Sessions"), this.search, this.order, this.total),
+    replace(view, h("div.head", {}, h("h2", {}, "Sessions"), this.search, this.order, this.total,
+      cloud.is_one_of_several ? h("span.hint", { id: "several" }, "at this node; the others serve theirs") : null),
       h("div.list-head", { "aria-hidden": "true" }, ...["User", "State", "Last 15 minutes", "Apps", "Glasses"].map((word) => h("span", {}, word))),
       this.list, this.empty);
     const style = getComputedStyle(document.documentElement);
@@ -248,7 +249,7 @@ export class SessionPage {
     for (const name of piece.drop) delete this.page[name];
     const page = this.page;
     if (page.gone) {
-      replace(this.state, h("p.empty", {}, "This user has no session now. It appears as soon as the glasses connect."));
+      replace(this.state, h("p.empty", {}, this.cloud.is_one_of_several ? "This user has no session at this node. Another may serve it." : "This user has no session now. It appears as soon as the glasses connect."));
       replace(this.apps); replace(this.arms); replace(this.glass); replace(this.picture);
       return;
     }

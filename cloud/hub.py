@@ -633,9 +633,6 @@ class Hub:
         """Sessions that live, and those that are being wound up."""
         return len(self._sessions) + len(self._ending)
 
-    def snapshot(self) -> Sequence[SessionView]:
-        return [self._view(entry) for entry in self._sessions.values()]
-
     def session_view(self, user_id: str) -> SessionView | None:
         entry = self._sessions.get(user_id)
         return None if entry is None else self._view(entry)

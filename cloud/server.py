@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from cloud.config import CloudConfig, prepare_data_dir
 from cloud.glasses_socket import GlassesSocket
 from cloud.http.app import build_http_app
 from cloud.http.console.console import LIVE_PATH, Console
+from cloud.http.overview import answer
 from cloud.http.routing import RouteSpec
 from cloud.http.services import Services
 from cloud.hub import Hub
@@ -170,6 +172,8 @@ class Cloud:
         http_app = build_http_app(self.services, extra=self._extra_routes)
         if self.hub.cluster is not None:
             self.services.elsewhere = Elsewhere(self.hub.cluster, http_app)
+            self.services.others = self.hub.cluster.node, self.hub.cluster.ask_others
+            self.hub.cluster.answer_view = partial(answer, self.services)
         self.listener = Listener(
             http_app=http_app,
             upgrade=self._upgrade,
@@ -184,45 +188,28 @@ class Cloud:
             turns=self.hub.turns,
         )
         stats = self.listener.stats
-        self.metrics.read_on_scrape(
-            "slow_consumers_total",
-            "Connections closed because their peer did not read.",
-            lambda: stats.slow_consumers,
-            counter=True,
-        )
-        self.metrics.read_on_scrape(
-            "frames_dropped_total", "Lossy frames dropped.", lambda: stats.dropped_lossy, counter=True
-        )
-        self.metrics.read_on_scrape(
-            "frames_replaced_total",
-            "State frames replaced by newer.",
-            lambda: stats.replaced_latest,
-            counter=True,
-        )
+        self.metrics.read_on_scrape("slow_consumers_total", lambda: stats.slow_consumers)
+        self.metrics.read_on_scrape("frames_dropped_total", lambda: stats.dropped_lossy)
+        self.metrics.read_on_scrape("frames_replaced_total", lambda: stats.replaced_latest)
         cluster = self.hub.cluster
         if cluster is not None:
-            for name, about, read in (
+            for name, read in (
                 (
                     "cluster_remote_deliveries_total",
-                    "Frames handed to app sockets at other nodes.",
                     cluster.deliveries,
                 ),
                 (
                     "cluster_frames_lost_total",
-                    "Frames between nodes that could not be had again.",
                     cluster.losses,
                 ),
                 (
                     "cluster_takeovers_total",
-                    "Sessions that this node has taken over or begun.",
                     cluster.takeovers,
                 ),
             ):
-                self.metrics.read_on_scrape(name, about, read, counter=True)
-        self.metrics.read_on_scrape("sessions_alive", "Sessions in memory.", lambda: self.hub.session_count)
-        self.metrics.read_on_scrape(
-            "store_away", "1 while a shared database cannot be reached.", lambda: self.store.away is not None
-        )
+                self.metrics.read_on_scrape(name, read)
+        self.metrics.read_on_scrape("sessions_alive", lambda: self.hub.session_count)
+        self.metrics.read_on_scrape("store_away", lambda: self.store.away is not None)
         if self._fabric is not None:
             self._publish_fabric(self._fabric)
         try:
@@ -275,15 +262,15 @@ class Cloud:
 
     def _publish_fabric(self, fabric: Fabric) -> None:
         stats = fabric.stats
-        for name, about, read in (
-            ("fabric_sent_total", "Messages to nodes, this one included.", lambda: stats.sent),
-            ("fabric_sent_remote_total", "Messages that left this node.", lambda: stats.sent_remote),
-            ("fabric_received_total", "Messages that came from other nodes.", lambda: stats.received_remote),
-            ("fabric_dropped_total", "Messages to nodes that were lost here.", lambda: stats.dropped),
-            ("fabric_gaps_total", "Moments after which messages may be missing.", lambda: stats.gaps),
-            ("fabric_puts_total", "Records of sessions written.", lambda: stats.puts),
+        for name, read in (
+            ("fabric_sent_total", lambda: stats.sent),
+            ("fabric_sent_remote_total", lambda: stats.sent_remote),
+            ("fabric_received_total", lambda: stats.received_remote),
+            ("fabric_dropped_total", lambda: stats.dropped),
+            ("fabric_gaps_total", lambda: stats.gaps),
+            ("fabric_puts_total", lambda: stats.puts),
         ):
-            self.metrics.read_on_scrape(name, about, read, counter=True)
+            self.metrics.read_on_scrape(name, read)
 
     def _watch_from_outside(self) -> Livez:
         """The thread that answers `/livez` when the loop is too busy to."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from cloud.cluster.edge_socket import EdgeSocket
-from cloud.cluster.fabric import Fabric, Reply, Unavailable, Unlisten
+from cloud.cluster.fabric import Fabric, NoOne, Reply, Unavailable, Unlisten
 from cloud.cluster.names import EVERYBODY, epoch_address, new_node, node_address, owner_key
 from cloud.cluster.remote_app import RemoteApp
 from cloud.cluster.seat import Seat
@@ -52,6 +52,10 @@ LOOKING_MAX: Final = 64
 LOOK_PATIENCE: Final = 0.5
 
 
+#: A node that does not answer an operator's question within this time is named as silent, seconds. It takes milliseconds.
+VIEW_PATIENCE: Final = 1.0
+
+
 class Cluster:
     """See the module. `name` says in logs and records which node it is; an incarnation is added."""
 
@@ -67,6 +71,8 @@ class Cluster:
         self.frames_lost = 0
         #: Answers a REST request that another node hands on; set by `cloud.cluster.rest`.
         self.answer_rest: Callable[[dict[str, Any], Reply], None] | None = None
+        #: This node's part of what an operator asks of all (`cloud.http.overview`).
+        self.answer_view: Callable[[dict[str, Any]], dict[str, Any]] | None = None
         self.counts: dict[tuple[str, str], int] = {}
         self._by_connection: dict[int, RemoteApp] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -259,6 +265,18 @@ class Cluster:
             self.counted("malformed", "question")
             return
         sid = request.get("sid")
+        if request.get("op") == "view" and self.answer_view is not None:
+            try:
+                view = self.answer_view(request["question"])
+            except (
+                KeyError,
+                TypeError,
+                ValueError,
+            ):  # of a newer node; the asker names us as one that does not answer
+                self.counted("malformed", "question")
+                view = None
+            reply(orjson.dumps({"v": 1, "ok": view is not None, "view": view}))
+            return
         seat = next((s for s in self.seats.values() if s.sid == sid), None)
         if request.get("op") == "handoff" and seat is not None:
             seat.handoff_asked(request, reply)
@@ -276,6 +294,12 @@ class Cluster:
         if node == self.node or not isinstance(node, str):
             return
         self._heard[node] = asyncio.get_running_loop().time()
+        match news.get("what"):
+            case "who":  # it may be new: whom it has not heard it asks nothing
+                self.tell("here")
+            case "left":
+                del self._heard[node]
+                self.hub.node_gone(node)
         try:
             self.hub.told(news)
         except (KeyError, TypeError, ValueError, ProtocolError):
@@ -285,6 +309,20 @@ class Cluster:
         """Tell every other node. At most once: what must not be missed is also in the store."""
         body = orjson.dumps({"v": 1, "node": self.node, "what": what, **about})
         self.fabric.send(EVERYBODY, body, fanout=True)
+
+    async def ask_others(self, question: dict[str, Any]) -> dict[str, Any]:
+        """What every other node that has been heard of lately says to this, None where it says nothing in time."""
+        nodes = list(self._heard)
+        return dict(zip(nodes, await asyncio.gather(*(self._view(n, question) for n in nodes)), strict=True))
+
+    async def _view(self, node: str, question: dict[str, Any]) -> Any:
+        body = orjson.dumps({"v": 1, "op": "view", "question": question})
+        try:
+            answer = await self.fabric.ask(node_address(node), body, VIEW_PATIENCE)
+            found = load_object(answer, bytes_max=len(answer))
+        except (NoOne, Unavailable, TimeoutError, ProtocolError):
+            return None
+        return found.get("view")  # a node of the version before knows none
 
     def _gap(self) -> None:
         """Messages of other nodes may have been lost: look again at everything that depends on them."""
@@ -354,6 +392,7 @@ class Cluster:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        self.tell("left")
         for undo in self._unlisten:
             undo()
         for seat in list(self.seats.values()):

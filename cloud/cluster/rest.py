@@ -2,7 +2,7 @@
 
 Rules: who asks is known, by a verified credential, before anything is asked of another node, and that node verifies it once
 more. A user without any session is answered here, from the store. A request is handed on once at most. What the whole
-service knows only in parts (lists of sessions, traces) is each node's own, and its console says so.
+service knows only in parts is put together elsewhere (`cloud.http.overview`); the console and `/api/admin/trace` show one node.
 """
 
 from __future__ import annotations

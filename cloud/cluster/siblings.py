@@ -12,7 +12,7 @@ from typing import Final
 
 from cloud.cluster.fabric import Fabric, NoOne, Reply, Unavailable
 from cloud.cluster.handover import Handover, supported
-from cloud.metrics import PREFIX, Metrics
+from cloud.metrics import PREFIX, WORKER_UP, Metrics
 
 #: A scrape waits so long for the slowest worker, seconds; scrapers give up after 10.
 PATIENCE: Final = 2.0
@@ -94,8 +94,8 @@ def merged(pages: Mapping[int, bytes], up: Mapping[int, bool]) -> bytes:
                     known.append(line)
             elif line:
                 samples[family].append(_labelled(line, number))
-    name = f"{PREFIX}worker_up"
-    comments[name] = [f"# HELP {name} Whether that worker answered this scrape.", f"# TYPE {name} gauge"]
+    name = f"{PREFIX}{WORKER_UP.name}"
+    comments[name] = [f"# HELP {name} {WORKER_UP.about}", f"# TYPE {name} {WORKER_UP.kind}"]
     samples[name] = [f'{name}{{worker="{number}"}} {int(answers)}.0' for number, answers in up.items()]
     lines = [line for family in comments for line in (*comments[family], *samples[family])]
     return ("\n".join(lines) + "\n").encode()

@@ -146,15 +146,10 @@ async def _told(channel: socket.socket) -> None:
 
 def _publish(cloud: Cloud, handover: Handover, start: WorkerStart) -> None:
     stats = handover.stats
-    for name, about, read in (
-        ("handovers_given_total", "Connections that another worker took.", lambda: stats.given),
-        ("handovers_taken_total", "Connections taken from other workers.", lambda: stats.taken),
-        ("handovers_returned_total", "Offered connections served here after all.", lambda: stats.returned),
-    ):
-        cloud.metrics.read_on_scrape(name, about, read, counter=True)
-    cloud.metrics.read_on_scrape(
-        "worker_starts", "How often this worker has been started.", lambda: start.starts
-    )
+    cloud.metrics.read_on_scrape("handovers_given_total", lambda: stats.given)
+    cloud.metrics.read_on_scrape("handovers_taken_total", lambda: stats.taken)
+    cloud.metrics.read_on_scrape("handovers_returned_total", lambda: stats.returned)
+    cloud.metrics.read_on_scrape("worker_starts", lambda: start.starts)
 
 
 if __name__ == "__main__":

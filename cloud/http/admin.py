@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from cloud.auth import hash_api_key, new_api_key, normal_user_id
 from cloud.core.settings import settings_page
+from cloud.http import overview
 from cloud.http.accounts import forget_account
 from cloud.http.manifest import for_admin, parse_manifest
 from cloud.http.ports import AppOutcome
@@ -33,7 +34,23 @@ TRACE_POLL: Final = 0.1
 
 
 async def sessions(call: Call) -> Response:
-    return JSON({"sessions": call.services.hub.snapshot()})
+    """A page of the sessions of all nodes, by user id: those after `after` whose id holds `search`."""
+    try:
+        limit = int(call.query("limit") or overview.PAGE_MAX)
+    except ValueError:
+        raise Refusal(400, "limit must be a number", code=ErrorCode.MALFORMED_MESSAGE) from None
+    search = (call.query("search") or "").lower()
+    return JSON(await overview.sessions(call.services, search, call.query("after") or "", limit))
+
+
+async def session_trace(call: Call) -> Response:
+    """What the nodes keep of this user's events, oldest first."""
+    return JSON(await overview.trace(call.services, _user(call.path("user"))))
+
+
+async def nodes(call: Call) -> Response:
+    """How every node is, and which did not answer."""
+    return JSON(await overview.health(call.services))
 
 
 async def session(call: Call) -> Response:
@@ -340,6 +357,7 @@ TABLE: Final[list[RouteSpec]] = [
     RouteSpec("GET", "/api/admin/sessions", sessions, _A),
     RouteSpec("GET", "/api/admin/sessions/{user}", session, _A),
     RouteSpec("DELETE", "/api/admin/sessions/{user}", end_session, _A),
+    RouteSpec("GET", "/api/admin/sessions/{user}/trace", session_trace, _A),
     RouteSpec("POST", "/api/admin/sessions/{user}/apps/{package}/start", start, _A),
     RouteSpec("POST", "/api/admin/sessions/{user}/apps/{package}/stop", stop, _A),
     RouteSpec("POST", "/api/admin/sessions/{user}/say", say, _A),
@@ -362,6 +380,7 @@ TABLE: Final[list[RouteSpec]] = [
     RouteSpec("POST", "/api/admin/tokens", add_token, _A),
     RouteSpec("DELETE", "/api/admin/tokens/{token_id}", revoke_token, _A),
     RouteSpec("POST", "/api/admin/drain", drain, _A),
+    RouteSpec("GET", "/api/admin/nodes", nodes, _A),
     RouteSpec("GET", "/api/admin/speech", speech, _A),
     RouteSpec("GET", "/api/admin/config", configuration, _A),
 ]

@@ -80,7 +80,6 @@ class Hub(Protocol):
     # ---- what is so
     @property
     def draining(self) -> bool: ...
-    def snapshot(self) -> Sequence[SessionView]: ...
     def session_view(self, user_id: str) -> SessionView | None:
         """The session of this user, also in grace; None if there is none."""
 

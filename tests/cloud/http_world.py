@@ -49,9 +49,6 @@ class ScriptedHub:
         for view in apps:
             self.present.setdefault(view.package_name, []).append(Presence(user_id, "s", 1_700_000_000.0))
 
-    def snapshot(self) -> Sequence[SessionView]:
-        return list(self.sessions.values())
-
     def session_view(self, user_id: str) -> SessionView | None:
         return self.sessions.get(user_id)
 

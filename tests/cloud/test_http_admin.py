@@ -139,7 +139,9 @@ async def test_users_and_tokens(tmp_path: Path) -> None:
 async def test_sessions_are_shown_and_controlled(tmp_path: Path) -> None:
     async with http_world(tmp_path) as world:
         admin = world.as_admin()
-        assert (await world.get("/api/admin/sessions", admin)).json() == {"sessions": []}
+        none = (await world.get("/api/admin/sessions", admin)).json()
+        assert none == {"sessions": [], "total": 0, "next": None, "silent": []}
+        assert (await world.get("/api/admin/sessions?limit=many", admin)).status_code == 400
         assert (await world.get(f"/api/admin/sessions/{ANNA}", admin)).status_code == 404
         world.hub.connect(ANNA)
         shown = (await world.get("/api/admin/sessions", admin)).json()["sessions"]

@@ -228,7 +228,7 @@ async def test_a_bug_in_a_handler_is_one_500_without_detail(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with http_world(tmp_path) as world:
-        world.hub.snapshot = lambda: 1 / 0  # type: ignore[assignment,method-assign,return-value]
+        world.hub.user_ids = lambda: 1 / 0  # type: ignore[assignment,method-assign,return-value]
         answer = await world.get("/api/admin/sessions", world.as_admin())
         assert answer.status_code == 500
         assert answer.json() == {"error": "Internal server error", "code": "INTERNAL_ERROR"}

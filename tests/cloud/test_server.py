@@ -236,7 +236,7 @@ async def test_letter_case_makes_no_second_person(cloud: Cloud) -> None:
         await one.next("connection_ack")
         async with phone(cloud) as two:
             await two.next("connection_ack")
-            assert len(cloud.hub.snapshot()) == 1
+            assert len(cloud.hub.user_ids()) == 1
             await until(lambda: one.closed is not None, "the older is told")
             assert one.closed == (4409, "replaced")
 
@@ -455,7 +455,7 @@ async def test_a_bug_in_one_session_ends_that_session_alone(
             lambda: bad.closed is not None and victim.closed is not None, "the broken session is closed"
         )
         assert bad.closed == (1011, "Internal server error")
-        assert [s.user_id for s in cloud.hub.snapshot()] == [USER]
+        assert cloud.hub.user_ids() == [USER]
         assert (await cloud.hub.stop_app(USER, "a")).ok
         assert good.closed is None
     assert "session of user" in caplog.text

@@ -12,14 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from cloud.cluster.cluster import VIEW_PATIENCE
 from cloud.cluster.fabric import Fabric
 from cloud.cluster.local import LocalEngine
-from cloud.cluster.names import owner_key, state_key
+from cloud.cluster.names import node_address, owner_key, state_key
 from cloud.cluster.nats import NatsFabric, NatsOptions
 from cloud.core.admission import AdmissionState
 from cloud.core.ownership import Ownership, OwnershipState, OwnershipTiming
@@ -417,6 +419,47 @@ async def test_a_session_that_outlives_the_records_of_the_engine_keeps_its_own(
         assert now.rev > first.rev
         assert state is not None
         assert world.owners() == [0]
+
+
+async def test_an_operator_sees_the_whole_cluster_from_any_node_and_who_does_not_answer(
+    tmp_path: Path, make: MakeFabric
+) -> None:
+    async with (
+        nodes(tmp_path, make, 3) as world,
+        world.phone("a@example.com") as moving,
+        world.phone("b@example.com", first=1) as staying,
+        httpx.AsyncClient() as http,
+    ):
+        await until(lambda: moving.is_live and staying.is_live, "both are served")
+
+        async def asked(node: int, path: str) -> Any:
+            return (await http.get(f"{world.urls[node]}/api/admin{path}")).json()
+
+        async def all_answer() -> bool:
+            return len((await asked(2, "/nodes"))["nodes"]) == 3
+
+        await until_async(all_answer)
+        first = await asked(2, "/sessions?limit=1")
+        assert [one["user_id"] for one in first["sessions"]] == ["a@example.com"]
+        second = await asked(2, f"/sessions?limit=1&after={first['next']}")
+        assert [one["user_id"] for one in second["sessions"]] == ["b@example.com"]
+        assert first["sessions"][0]["node"] != second["sessions"][0]["node"]
+        moving.go(world.urls[1])
+        await until(lambda: world.owners("a@example.com") == [1], "moved")
+        for node in range(3):
+            events = (await asked(node, "/sessions/a@example.com/trace"))["events"]
+            assert {one["node"].partition("-")[0] for one in events} == {"node0", "node1"}
+        lost = world[1].hub.cluster
+        assert lost is not None
+        lost._asked = lambda data, reply: None  # type: ignore[method-assign]
+        lost._unlisten[0]()
+        lost._unlisten[0] = await world.fabrics[1].listen(node_address(lost.node), lost._asked)
+        begin = asyncio.get_running_loop().time()
+        page = await asked(0, "/sessions")
+        assert page["silent"] == [lost.node]
+        assert asyncio.get_running_loop().time() - begin < VIEW_PATIENCE + 2.0
+        await world.clouds[2].hub.close()
+        assert world[2].hub.cluster.node not in (await asked(0, "/nodes"))["silent"], "it said goodbye"  # type: ignore[union-attr]
 
 
 async def test_users_of_one_app_reach_each_other_over_nodes(tmp_path: Path, make: MakeFabric) -> None:

@@ -93,7 +93,36 @@ TABLE: Final = (
     Line("rate_limited_total", "counter", "Requests and messages over a rate limit.", ("kind",)),
 )
 
+#: Numbers that somebody counts already (a connection's totals), read when scraped; some only where there is a cluster.
+SCRAPED: Final = (
+    Line("slow_consumers_total", "counter", "Connections closed because their peer did not read."),
+    Line("frames_dropped_total", "counter", "Lossy frames dropped."),
+    Line("frames_replaced_total", "counter", "State frames replaced by newer."),
+    Line("sessions_alive", "gauge", "Sessions in memory."),
+    Line("store_away", "gauge", "1 while a shared database cannot be reached."),
+    # nodes that share their users
+    Line("cluster_remote_deliveries_total", "counter", "Frames handed to app sockets at other nodes."),
+    Line("cluster_frames_lost_total", "counter", "Frames between nodes that could not be had again."),
+    Line("cluster_takeovers_total", "counter", "Sessions that this node has taken over or begun."),
+    Line("fabric_sent_total", "counter", "Messages to nodes, this one included."),
+    Line("fabric_sent_remote_total", "counter", "Messages that left this node."),
+    Line("fabric_received_total", "counter", "Messages that came from other nodes."),
+    Line("fabric_dropped_total", "counter", "Messages to nodes that were lost here."),
+    Line("fabric_gaps_total", "counter", "Moments after which messages may be missing."),
+    Line("fabric_puts_total", "counter", "Records of sessions written."),
+    # workers of one machine: each page is labelled `worker`
+    Line("handovers_given_total", "counter", "Connections that another worker took."),
+    Line("handovers_taken_total", "counter", "Connections taken from other workers."),
+    Line("handovers_returned_total", "counter", "Offered connections served here after all."),
+    Line("worker_starts", "gauge", "How often this worker has been started."),
+)
+#: Made where the pages of the workers become one; its label is the worker's number.
+WORKER_UP: Final = Line("worker_up", "gauge", "Whether that worker answered this scrape.", ("worker",))
+
 PREFIX: Final = "glassbridge_"
+
+
+_SCRAPED: Final = {line.name: line for line in SCRAPED}
 
 
 class Metrics:
@@ -129,11 +158,10 @@ class Metrics:
     def histogram(self, name: str) -> Histogram:
         return self._histograms[name]
 
-    def read_on_scrape(
-        self, name: str, about: str, read: Callable[[], float], *, counter: bool = False
-    ) -> None:
-        """Publish a number that somebody else counts already (a connection's totals), read when scraped."""
-        self.registry.register(_Reader(PREFIX + name, about, read, counter))
+    def read_on_scrape(self, name: str, read: Callable[[], float]) -> None:
+        """Publish a number of `SCRAPED`. Raises KeyError for any other."""
+        line = _SCRAPED[name]
+        self.registry.register(_Reader(PREFIX + name, line.about, read, line.kind == "counter"))
 
     def text(self) -> bytes:
         """The Prometheus text form."""

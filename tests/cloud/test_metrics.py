@@ -31,10 +31,10 @@ def test_the_text_form_parses() -> None:
     metrics.counter("connects_total").labels("glasses").inc()
     metrics.gauge("sessions").labels("connected").set(3)
     metrics.histogram("webhook_seconds").labels("session_request").observe(0.2)
-    metrics.read_on_scrape("dropped_frames", "Frames dropped.", lambda: 7.0, counter=True)
+    metrics.read_on_scrape("frames_dropped_total", lambda: 7.0)
     families = {family.name: family for family in text_string_to_metric_families(metrics.text().decode())}
     assert families[PREFIX + "connects"].samples[0].value == 1
-    assert families[PREFIX + "dropped_frames"].samples[0].value == 7
+    assert families[PREFIX + "frames_dropped"].samples[0].value == 7
     assert len(families) >= len(TABLE)
 
 

@@ -24,7 +24,7 @@ def test_pages_merge_into_one_that_prometheus_reads() -> None:
         metrics.counter("events_delivered_total").inc(10 * (number + 1))
         metrics.gauge("sessions").labels(state='odd {"}\\ name').set(number)
         metrics.histogram("loop_lag_seconds").observe(0.1)
-        metrics.read_on_scrape("sessions_alive", "Sessions in memory.", lambda number=number: number)  # type: ignore[misc]
+        metrics.read_on_scrape("sessions_alive", lambda number=number: number)  # type: ignore[misc]
         pages[number] = metrics.text()
     page = merged(pages, {0: True, 1: True, 2: False}).decode()
     families = {family.name: family for family in text_string_to_metric_families(page)}

@@ -195,7 +195,7 @@ class Cluster:
                 self._attach(seat, request, reply)
             case "handoff":
                 seat.handoff_asked(request, reply)
-            case "rest" if self.answer_rest is not None:
+            case "rest" | "piece" if self.answer_rest is not None:
                 self.answer_rest(request, reply)
             case _:
                 self.counted("unknown", "question")

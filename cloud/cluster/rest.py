@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import secrets
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -18,7 +20,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from cloud.cluster.fabric import NoOne, Reply, Unavailable
 from cloud.cluster.names import session_address
-from cloud.http.routing import Auth, Call, Refusal
+from cloud.http.routing import Auth, Call, Refusal, read_body
 from wire.codec import load_object
 from wire.errors import ErrorCode, ProtocolError
 from wire.placement import session_key
@@ -30,8 +32,13 @@ if TYPE_CHECKING:
 FORWARDED: Final = "glassbridge.forwarded"
 #: The longest a route takes is the start of an app (12 s).
 PATIENCE: Final = 15.0
-#: The bus takes 8 MB, base64 a third more: photos of glasses have 1-3 MB.
-BODY_BYTES_MAX: Final = 5 * 1024 * 1024
+#: The bus takes 8 MB, base64 a third more. Most photos of glasses, 1-3 MB, are one piece; larger bodies go before their
+#: request, piece by piece.
+PIECE_BYTES_MAX: Final = 5 * 1024 * 1024
+#: Pieces that wait at a node for their requests, of all together: six photos of 10 MB that arrive within a second or two.
+PIECES_BYTES_MAX: Final = 64 * 1024 * 1024
+#: Room for the form around a photo.
+FORM_BYTES: Final = 64 * 1024
 #: Headers of one hop, or of the body's form on it.
 _NOT_FORWARDED: Final = frozenset(
     {"connection", "content-length", "transfer-encoding", "keep-alive", "upgrade"}
@@ -46,6 +53,7 @@ class Elsewhere:
     def __init__(self, cluster: Cluster, app: ASGIApp) -> None:
         self._cluster = cluster
         self._app = app
+        self._pieces: dict[str, bytearray] = {}
         cluster.answer_rest = self.answer
 
     async def __call__(self, call: Call) -> Response | None:
@@ -57,26 +65,39 @@ class Elsewhere:
         cluster = self._cluster
         if cluster.serves(user):
             return None
-        body = await call.raw()
-        if len(body) > BODY_BYTES_MAX:
-            raise Refusal(413, f"body is larger than {BODY_BYTES_MAX} bytes", code=ErrorCode.TOO_LARGE)
-        request = {
+        is_form = call.request.headers.get("content-type", "").startswith("multipart/")
+        if is_form:  # a photo: its route reads it by itself, and has a limit of its own
+            limit = call.services.config.limits.photo_bytes_max + FORM_BYTES
+            body = await read_body(call.request, limit)
+        else:
+            body = await call.raw()
+        address = session_address(session_key(user))
+        number = secrets.token_hex(8)
+        first = max(0, len(body) - 1) // PIECE_BYTES_MAX * PIECE_BYTES_MAX  # all but the last piece
+        request: dict[str, Any] = {
             "v": 1,
             "op": "rest",
             "method": call.request.method,
             "path": path,
             "query": call.request.url.query,
             "headers": [[k, v] for k, v in call.request.headers.items() if k not in _NOT_FORWARDED],
-            "body": base64.b64encode(body).decode(),
+            "body": base64.b64encode(body[first:]).decode(),
         }
+        if first:
+            request["pieces"] = [number, first]
         try:
-            answer = await cluster.fabric.ask(
-                session_address(session_key(user)), orjson.dumps(request), PATIENCE
-            )
+            for start in range(0, first, PIECE_BYTES_MAX):
+                await self._give(address, number, start, body[start : start + PIECE_BYTES_MAX])
+            answer = await cluster.fabric.ask(address, orjson.dumps(request), PATIENCE)
             found = load_object(answer, bytes_max=len(answer))
             content = base64.b64decode(found["body"], validate=True)
             status, headers = int(found["status"]), [(str(k), str(v)) for k, v in found["headers"]]
-        except (NoOne, Unavailable):
+        except (NoOne, Unavailable) as error:
+            if is_form:  # it has been read, and only a session can have asked for it
+                status = 404 if isinstance(error, NoOne) else 503
+                raise Refusal(
+                    status, "nobody serves this user's session now", code=ErrorCode.SESSION_NOT_FOUND
+                ) from None
             return None  # nobody serves him, or nobody can be asked: what the store knows is the answer
         except (TimeoutError, ProtocolError, KeyError, TypeError, ValueError, binascii.Error):
             raise Refusal(
@@ -89,12 +110,54 @@ class Elsewhere:
         return response
 
     def answer(self, request: dict[str, Any], reply: Reply) -> None:
-        """Another node hands a request on."""
-        self._cluster.spawn(self._answer(request, reply))
+        """Another node hands a request on, or a piece of one that is about to come."""
+        if request.get("op") == "piece":
+            reply(orjson.dumps({"v": 1, "ok": self._take(request)}))
+        else:
+            self._cluster.spawn(self._answer(request, reply))
+
+    async def _give(self, address: str, number: str, start: int, piece: bytes) -> None:
+        """Raises what `ask` does, and Refusal if the owner has no room or is of a version that knows no pieces."""
+        request = {"v": 1, "op": "piece", "number": number, "start": start}
+        request["body"] = base64.b64encode(piece).decode()
+        answer = await self._cluster.fabric.ask(address, orjson.dumps(request), PATIENCE)
+        if load_object(answer, bytes_max=len(answer)).get("ok") is not True:
+            raise Refusal(
+                503,
+                f"the session's node takes no body over {PIECE_BYTES_MAX} bytes from this one now; send it again",
+                code=ErrorCode.OVERLOADED,
+                headers={"Retry-After": "2"},
+            )
+
+    def _take(self, request: Mapping[str, Any]) -> bool:
+        """Keep a piece for as long as its request may take to come; False if there is no room or it is none."""
+        try:
+            number, start = str(request["number"]), int(request["start"])
+            piece = base64.b64decode(request["body"], validate=True)
+        except (KeyError, TypeError, ValueError, binascii.Error):
+            return False
+        kept = self._pieces.get(number, bytearray())
+        room = PIECES_BYTES_MAX - sum(map(len, self._pieces.values()))
+        if start != len(kept) or len(piece) > room:
+            return False
+        if number not in self._pieces:
+            self._pieces[number] = kept
+            asyncio.get_running_loop().call_later(PATIENCE, self._pieces.pop, number, None)
+        kept += piece
+        return True
 
     async def _answer(self, request: dict[str, Any], reply: Reply) -> None:
         try:
             body = base64.b64decode(request["body"], validate=True)
+            if "pieces" in request:
+                number, count = request["pieces"]
+                first = bytes(self._pieces.pop(str(number), b""))
+                if len(first) != int(count):  # they went to the node that owned the session then
+                    reply(
+                        orjson.dumps({"v": 1, "status": 503, "headers": [["Retry-After", "1"]], "body": ""})
+                    )
+                    return
+                body = first + body
             scope = _scope(request)
         except (KeyError, TypeError, ValueError, binascii.Error):
             reply(orjson.dumps({"v": 1, "status": 400, "headers": [], "body": ""}))

@@ -310,6 +310,38 @@ async def test_a_rest_call_is_answered_by_any_node(tmp_path: Path, make: MakeFab
         await nobody.close()
 
 
+@pytest.mark.parametrize("size", [2_000_000, 9_900_000])
+async def test_a_photo_may_be_uploaded_to_any_node(tmp_path: Path, make: MakeFabric, size: int) -> None:
+    async with (
+        nodes(tmp_path, make, sessions__grace=0.2) as world,
+        FakeApp(*APP) as app,
+        httpx.AsyncClient(base_url=world.urls[1], timeout=30.0) as http,
+    ):
+        await register(world[0], app, "CAMERA")
+        picture = b"\xff\xd8\xff\xe0" + bytes(size)
+
+        async def upload() -> httpx.Response:
+            return await http.post(
+                "/api/photos/upload",
+                headers={"Authorization": f"Bearer {phone.token}"},
+                files={"photo": ("p.jpg", picture, "image/jpeg")},
+                data={"requestId": "p1"},
+            )
+
+        async with world.phone() as phone:
+            session = await running(world, phone, app)
+            assert world.owners() == [0]
+            await session.send("photo_request", packageName=app.package, sessionId="", requestId="p1")
+            await until(lambda: bool(phone.of("photo_request")), "the glasses are asked")
+            reply = await upload()
+            assert reply.status_code == 200, reply.text
+            await until(lambda: [p["requestId"] for p in app.photos] == ["p1"], "the app has it")
+            [kept] = await world.store.list_photos(USER)
+            assert kept.size == len(picture)
+        await until(lambda: world.owners() == [], "no session any more", 20)
+        assert (await upload()).status_code == 404
+
+
 async def test_a_node_that_drains_loses_nothing_and_its_apps_find_another(
     tmp_path: Path, make: MakeFabric
 ) -> None:

@@ -502,6 +502,7 @@ class Daemon:
 
     async def _wait_for_radio(self) -> None:
         deadline = asyncio.get_running_loop().time() + RADIO_PATIENCE
+        told = False
         while True:
             try:
                 await self._radio.start()
@@ -510,6 +511,11 @@ class Daemon:
                 gone = asyncio.get_running_loop().time() >= deadline
                 if error.fault is GlassesFault.PERMISSION or gone:
                     raise
+                if not told:
+                    told = True
+                    logger.warning(
+                        "Bluetooth cannot be used yet (%s); trying for %.0f s", error, RADIO_PATIENCE
+                    )
                 await asyncio.sleep(0.5)
 
     async def _supervise(self, index: int, wearer: Wearer) -> None:
@@ -676,6 +682,10 @@ def _tls(config: EdgeConfig, cloud: str) -> ssl.SSLContext | None:
         ) from error
 
 
+def _complain(what: str, why: str, fix: str) -> None:
+    print(f"error: {what}\n  why: {why}\n  fix: {fix}", file=sys.stderr)
+
+
 def run(config: EdgeConfig, *, json_ready: bool) -> int:
     """Run the edge until SIGTERM or SIGINT; returns the exit code of the product page.
 
@@ -696,10 +706,12 @@ def run(config: EdgeConfig, *, json_ready: bool) -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(main())
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(error.what, error.why, error.fix)
         return EX_CONFIG
     except GlassesError as error:
-        print(f"error: no usable Bluetooth adapter: {error}. Try: glassbridge doctor", file=sys.stderr)
+        from edge.doctor import FAULT_WORDS  # only one that fails needs the doctor
+
+        _complain("Bluetooth cannot be used", FAULT_WORDS[error.fault], "glassbridge doctor")
         return EX_FAULTS.get(error.fault, EX_UNAVAILABLE)
     except BridgeError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -32,6 +32,10 @@ except ImportError:  # pragma: no cover - a platform without the compiled wheel
 
 log = logging.getLogger(__name__)
 
+#: The Sans-I/O core logs each handshake at INFO; connections are logged by their owners, once.
+quiet = logging.getLogger("glassbridge.websocket")
+quiet.setLevel(logging.WARNING)
+
 #: Frames and bytes that may wait for a peer whose socket is full. 256 frames are 2.5 s of 10 ms audio; 2 MiB holds two
 #: of the largest text frames. Beyond that a peer is not slow but gone.
 QUEUE_FRAMES_MAX: Final = 256
@@ -178,13 +182,15 @@ class Connection(asyncio.Protocol):
     """One WebSocket after its handshake.
 
     `id` is unique in the process and grows, so it serves as the connection's generation. `remote` is the peer's
-    address. `last_inbound_at` (loop time) moves with every byte received: any byte is a sign of life.
+    address. `last_inbound_at` (loop time) moves with every byte received: any byte is a sign of life. `protocol` has done
+    the handshake; None if `cloud.handshake` has.
     """
 
     __slots__ = (
         "_binary_max",
         "_buffer",
         "_closed",
+        "_core",
         "_cork",
         "_corked",
         "_deflate",
@@ -201,7 +207,6 @@ class Connection(asyncio.Protocol):
         "_on_lost",
         "_open",
         "_paused",
-        "_protocol",
         "_queue",
         "_queue_bytes",
         "_sequence",
@@ -227,7 +232,7 @@ class Connection(asyncio.Protocol):
         self,
         *,
         transport: asyncio.Transport,
-        protocol: ServerProtocol,
+        protocol: ServerProtocol | None,
         handler: ConnectionHandler,
         remote: str,
         text_max: int,
@@ -248,7 +253,7 @@ class Connection(asyncio.Protocol):
         self.replaced_latest = 0
         self._loop = loop
         self._transport = transport
-        self._protocol = protocol
+        self._core = protocol
         self._handler = handler
         self._text_max = text_max
         self._binary_max = binary_max
@@ -259,7 +264,7 @@ class Connection(asyncio.Protocol):
         self._cork = Cork() if cork is None else cork
         self._turns = turns
         self._corked: list[bytes] | None = None
-        self._deflate = bool(protocol.extensions)
+        self._deflate = protocol is not None and bool(protocol.extensions)
         self._open = True
         self._paused = False
         self._writable = not self._deflate
@@ -280,6 +285,14 @@ class Connection(asyncio.Protocol):
         self._stall_timer: asyncio.TimerHandle | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         stats.opened += 1
+
+    @property
+    def _protocol(self) -> ServerProtocol:
+        """The Sans-I/O core. Most connections need none before they close, so it is made on first use."""
+        core = self._core
+        if core is None:
+            core = self._core = ServerProtocol(state=OPEN, max_size=self._text_max, logger=quiet)
+        return core
 
     # ---------------------------------------------------------------------------------------------- for the owner
 
@@ -478,6 +491,24 @@ class Connection(asyncio.Protocol):
                 return
             data = bytes(self._buffer)
             self._buffer.clear()
+        size = len(data)
+        if (
+            size > 8
+            and data[0] == _FIN_TEXT
+            and self._open
+            and (self._core is None or self._core.current_size is None)
+        ):
+            # Nearly every read is one whole text frame and nothing else: `_parse` without its loop.
+            length, body = data[1] - 128, 6
+            if length == 126:
+                length, body = data[2] << 8 | data[3], 8
+            if body + length == size and data[1] != 255 and length <= self._text_max:
+                self.received += 1
+                try:
+                    self._handler.on_text(apply_mask(data[body:], data[body - 4 : body]))
+                except Exception:
+                    self._handler_failed()
+                return
         cork = self._cork
         try:
             self._parse(data, cork)
@@ -515,7 +546,7 @@ class Connection(asyncio.Protocol):
                 else:
                     length = int.from_bytes(data[position + 2 : position + 10])
             stop = body + length
-            if stop <= end and length >= 0 and self._protocol.current_size is None:
+            if stop <= end and length >= 0 and (self._core is None or self._core.current_size is None):
                 if first == _FIN_TEXT:
                     if length <= self._text_max:
                         payload = apply_mask(data[body:stop], data[body - 4 : body])
@@ -551,7 +582,7 @@ class Connection(asyncio.Protocol):
             # Everything unusual goes to `websockets`, cut at the frame boundary so that the fast path can take the next
             # frame again. What can only fail is handed over at once: it knows the right close code.
             opcode = first & 0x0F
-            room = self._text_max - (self._protocol.current_size or 0)
+            room = self._text_max - (0 if self._core is None else self._core.current_size or 0)
             if length < 0 or opcode in _RESERVED or length > room:
                 self._feed(data[position:])
                 return
@@ -690,7 +721,7 @@ class Connection(asyncio.Protocol):
             return
         if self._corked is not None:  # a control frame does not overtake what was sent before it
             self.uncork()
-        for data in self._protocol.data_to_send():
+        for data in () if self._core is None else self._core.data_to_send():
             if data == SEND_EOF:
                 self._transport.close()  # a server closes TCP first (RFC 6455 section 7.1.1)
             else:
@@ -751,10 +782,13 @@ class Connection(asyncio.Protocol):
         # Without these cycles nothing of a connection waits for the garbage collector: the owner knows us, and the
         # generator inside `websockets` its protocol.
         self._handler = _NOBODY
-        self._protocol.parser.close()
+        if self._core is not None:
+            self._core.parser.close()
 
     def _verdict(self) -> tuple[int, str]:
-        protocol = self._protocol
+        protocol = self._core
+        if protocol is None:
+            return 1006, ""
         if protocol.close_rcvd is not None and protocol.close_rcvd_then_sent:
             return int(protocol.close_rcvd.code), protocol.close_rcvd.reason
         if protocol.close_sent is not None:  # ours, answered or not

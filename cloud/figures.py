@@ -29,10 +29,11 @@ class Figures:
             for outcome in ("shown", "replaced", "expired", "refused")
         }
         self.displays = dict.fromkeys(self._display_updates, 0)  # requests by their fate
+        self.displayed_at_once = 0  # shown, and did not wait: not part of `displays` yet
         hops = metrics.histogram("hop_seconds")
         self.display_hop = Tally(hops.labels(hop="cloud_display"))
         self.app_hop = hops.labels(hop="app")
-        self.round_trip = hops.labels(hop="app_round_trip")
+        self.round_trip = Tally(hops.labels(hop="app_round_trip"))
         self.provider = hops.labels(hop="provider")
         #: Members of trace records (milliseconds) -> the hop that they measure.
         self._hop_of = {
@@ -58,10 +59,14 @@ class Figures:
         self._delivered.inc(self.delivered)
         self._audio_frames.inc(self.audio_frames)
         self.delivered = self.audio_frames = 0
+        self.displays["shown"] += self.displayed_at_once
+        self.display_hop.observe(0.0, self.displayed_at_once)
+        self.displayed_at_once = 0
         for outcome, count in self.displays.items():
             self._display_updates[outcome].inc(count)
             self.displays[outcome] = 0
         self.display_hop.carry()
+        self.round_trip.carry()
 
     def gauge(self, sessions: Iterable[Session]) -> None:
         """How many sessions, apps and microphones are in which state."""

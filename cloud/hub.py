@@ -27,7 +27,7 @@ from cloud.app_webhooks import AppWebhooks
 from cloud.auth import Identity, RateLimiter, api_key_matches, hash_api_key
 from cloud.callers import Callers
 from cloud.config import CloudConfig
-from cloud.connection import Connection, Frame, text_frame
+from cloud.connection import Connection, Cork, Frame, text_frame
 from cloud.core import effects as fx
 from cloud.core.app_lifecycle import LifecycleTiming
 from cloud.core.clock import WallClock
@@ -124,6 +124,8 @@ class Hub:
         clock, feed = self._loop.time, self.feed
         self.tasks = tasks = Tasks(partial(self.count_error, "task"))
         self.turns = Turns()
+        #: Shared with the listener's connections: what one input makes for a receiver is written together.
+        self.cork = Cork()
         self.sockets = sockets = Sockets(metrics, clock)
         self._connections = sockets.open
         self.gate = Gate(config.admission, metrics, lambda: sockets.frames)
@@ -189,7 +191,11 @@ class Hub:
 
     def _tick(self, entry: SessionEntry) -> None:
         entry.timer = None
-        self.turns.do(partial(self.feed, entry, entry.session.handle_deadline))
+        due = entry.session.deadline
+        if due is not None and due > self._loop.time():  # it moved since
+            entry.timer, entry.timer_at = self._loop.call_at(due, self._tick, entry), due
+        else:
+            self.turns.do(partial(self.feed, entry, entry.session.handle_deadline))
 
     def _failed(self, entry: SessionEntry, now: float) -> None:
         log.exception("session of user %s failed", short(entry.session.user_id))
@@ -201,8 +207,19 @@ class Hub:
             self._unregister(entry)
             self._finish(entry)
 
-    def _perform(self, entry: SessionEntry, effects: list[fx.Effect], now: float) -> None:
-        connections = self._connections
+    def _perform(
+        self, entry: SessionEntry, effects: list[fx.Effect], now: float, source: int | None = None
+    ) -> None:
+        """`source`: the connection whose frame has brought them about."""
+        connections, cork = self._connections, self.cork
+        if len(effects) > 1 and not cork.active and type(effects[1]) is not fx.Displayed:
+            # Mostly an event and the ping that asks for its proof: what goes to one receiver is one write.
+            cork.active, cork.source = True, None if source is None else connections.get(source)
+            try:
+                self._perform(entry, effects, now)
+            finally:
+                cork.pull()
+            return
         for effect in effects:
             match effect:
                 # The frequent ones first and without captures: a pattern that binds five names costs 0.3 µs more.
@@ -236,6 +253,8 @@ class Hub:
                     target = connections.get(effect.connection_id)
                     if target is not None and not target.put(text_frame(effect.payload)):
                         target.send(Frame.text(effect.payload), effect.delivery, effect.key)
+                case fx.Displayed():
+                    self._journal.displayed(entry, effect, now)
                 case fx.Record():
                     self._journal.recorded(entry, effect.kind, effect.detail, now)
                 case fx.PingApp():
@@ -460,12 +479,17 @@ class Hub:
         if now < self._journal.watched_until:
             self._journal.from_glasses(entry, data)
         try:
-            self._perform(entry, entry.session.glasses_text(connection_id, data, now), now)
+            effects = entry.session.glasses_text(connection_id, data, now)
+            self._perform(entry, effects, now, connection_id)
             if entry.seat is not None and (entry.seat.remotes or entry.seat.expects):
                 entry.seat.settle()
         except Exception:
             self._failed(entry, now)
-        self._arm(entry)
+        agenda = entry.session.agenda
+        if agenda.steady:  # what `_arm` asks first
+            agenda.steady = False
+        else:
+            self._arm(entry)
 
     def glasses_audio(self, entry: SessionEntry, connection_id: int, data: bytes) -> None:
         """A binary frame of a glasses client: decoded once, whoever listens."""
@@ -529,10 +553,15 @@ class Hub:
         """A text frame of an app that has proven who it is: `feed`, with one call less."""
         now = self._loop.time()
         try:
-            self._perform(entry, entry.session.app_text(package, connection_id, data, now), now)
+            effects = entry.session.app_text(package, connection_id, data, now)
+            self._perform(entry, effects, now, connection_id)
         except Exception:
             self._failed(entry, now)
-        self._arm(entry)
+        agenda = entry.session.agenda
+        if agenda.steady:
+            agenda.steady = False
+        else:
+            self._arm(entry)
 
     def app_closed(self, entry: SessionEntry | None, package: str, connection: Connection, code: int) -> None:
         self.sockets.forget(connection, "app", code)

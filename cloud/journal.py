@@ -37,7 +37,7 @@ REPLAYABLE_MAX: Final = 200
 WATCHED: Final = 60.0
 
 #: What changes a session enough to be kept against the loss of this node (with every move of an app).
-_KEPT: Final = frozenset({"displayed", "display", "microphone", "model", "subscriptions", "state_restored"})
+_KEPT: Final = frozenset({"display", "microphone", "model", "subscriptions", "state_restored"})
 #: Part of the connection, not of what the wearer does.
 _NOT_REPLAYED: Final = frozenset(
     {"ping", "pong", "connection_init", "glassbridge_ack", "glassbridge_status", "glassbridge_display_result"}
@@ -68,23 +68,26 @@ class Journal:
 
     # ================================================================================================ what happens
 
+    def displayed(self, entry: SessionEntry, effect: fx.Displayed, now: float) -> None:
+        """A display that did not wait. Two records if somebody looks, else only figures: captions would push everything
+        else out of the trace."""
+        if now < self.watched_until:
+            shown = {"id": effect.display_id, "package": effect.package}
+            self.recorded(entry, "display", {**shown, "view": effect.view, "layout": effect.layout}, now)
+            settled = {"outcome": "shown", "reason": "", "waited": 0.0, "answered": effect.answered}
+            self.recorded(entry, "display_settled", {**shown, **settled}, now)
+            return
+        if entry.seat is not None:
+            entry.seat.dirty()
+        self._figures.displayed_at_once += 1
+        if effect.answered is not None:
+            self._figures.app_hop.observe(effect.answered)
+
     def recorded(self, entry: SessionEntry, kind: str, detail: Mapping[str, Any], now: float) -> None:
         """A session says what it did."""
         if entry.seat is not None and kind in _KEPT:
             entry.seat.dirty()
         match kind:
-            case "displayed" if now < self.watched_until:
-                self.recorded(entry, "display", detail, now)
-                self.recorded(entry, "display_settled", detail, now)
-                return
-            case "displayed":
-                # Both at once, and nobody looks: captions would push everything else out of the trace.
-                figures = self._figures
-                figures.displays["shown"] += 1
-                figures.display_hop.observe(0.0)
-                if detail["answered"] is not None:
-                    figures.app_hop.observe(detail["answered"])
-                return
             case "display_settled":
                 figures, outcome = self._figures, detail["outcome"]
                 figures.displays[outcome] += 1

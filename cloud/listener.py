@@ -31,16 +31,15 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from cloud.connection import Connection, ConnectionHandler, ConnectionStats, Cork
+from cloud.connection import Connection, ConnectionHandler, ConnectionStats, Cork, quiet
+from cloud.handshake import ordinary
 from cloud.turns import Turns
 from wire.errors import CloseCode
 from wire.placement import QUERY, split_path
 
 log = logging.getLogger(__name__)
 
-#: The Sans-I/O core logs each handshake at INFO; connections are logged by their owners, once.
-_quiet = logging.getLogger("glassbridge.websocket")
-_quiet.setLevel(logging.WARNING)
+_FORWARDED: Final = "x-forwarded-for"
 
 
 #: Handshakes that wait for their turn, 0.5 ms each: those behind would wait longer than clients do. Later ones are told to
@@ -159,11 +158,12 @@ class Listener:
         limits: Limits | None = None,
         trusted_proxies: Sequence[str] = ("127.0.0.1", "::1"),
         turns: Turns | None = None,
+        cork: Cork | None = None,
     ) -> None:
         """`trusted_proxies`: addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
         self.limits = limits or Limits()
         self.stats = ConnectionStats()
-        self.cork = Cork()
+        self.cork = Cork() if cork is None else cork
         self.turns = turns
         self.waiting = 0  # handshakes that wait for their turn
         self.connections: set[Connection] = set()
@@ -298,11 +298,16 @@ class Listener:
         self.stats.handler_errors += 1
         return Reject(500, {"error": "INTERNAL_ERROR", "message": "Internal server error"})
 
-    def remote_of(self, address: str, headers: Headers) -> str:
+    @property
+    def date(self) -> bytes:
+        """For the `Date` header of an answer."""
+        return self._state.default_headers[0][1]
+
+    def remote_of(self, address: str, forwarded: Sequence[str]) -> str:
         """The client's address: the last hop in `X-Forwarded-For` that is not a proxy of ours."""
         if address not in self._trusted:
             return address
-        hops = [hop.strip() for value in headers.get_all("X-Forwarded-For") for hop in value.split(",")]
+        hops = [hop.strip() for value in forwarded for hop in value.split(",")]
         for hop in reversed(hops):
             if hop and hop not in self._trusted:
                 return hop[:64]
@@ -462,25 +467,35 @@ class _Opening(asyncio.Protocol):
     def _handshake(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         listener = self._listener
         limits = listener.limits
-        protocol = ServerProtocol(
-            max_size=limits.text_max,
-            logger=_quiet,
-            extensions=[_DEFLATE] if limits.permessage_deflate else None,
-        )
-        protocol.receive_data(head)
-        events = protocol.events_received()
-        if not events or not isinstance(events[0], Request):
-            # Malformed beyond repair; websockets has written its answer (431, 414) or none at all (400).
-            self._finish(protocol.data_to_send() or [_simple_response(400, {"error": "malformed request"})])
-            return
-        request = events[0]
-        response = protocol.accept(request)
-        if response.status_code != 101:
+        plain = ordinary(head, extensions=limits.permessage_deflate)
+        if plain is not None:
+            protocol, writes = None, [plain.answer(listener.date)]
+            target, headers = plain.target, plain.headers
+            forwarded = [headers[_FORWARDED]] if _FORWARDED in headers else []
+        else:
+            protocol = ServerProtocol(
+                max_size=limits.text_max,
+                logger=quiet,
+                extensions=[_DEFLATE] if limits.permessage_deflate else None,
+            )
+            protocol.receive_data(head)
+            events = protocol.events_received()
+            if not events or not isinstance(events[0], Request):
+                # Malformed beyond repair; websockets has written its answer (431, 414) or none at all (400).
+                malformed = _simple_response(400, {"error": "malformed request"})
+                self._finish(protocol.data_to_send() or [malformed])
+                return
+            request = events[0]
+            response = protocol.accept(request)
             protocol.send_response(response)
-            self._finish(protocol.data_to_send())
-            return
+            writes = protocol.data_to_send()
+            if response.status_code != 101:
+                self._finish(writes)
+                return
+            target, forwarded = request.path, request.headers.get_all(_FORWARDED)
+            headers = {name.lower(): value for name, value in request.headers.raw_items()}
         try:
-            parts = urlsplit(request.path)
+            parts = urlsplit(target)
             query = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=100))
             key, path = split_path(parts.path)
             if key is not None:
@@ -488,45 +503,36 @@ class _Opening(asyncio.Protocol):
         except ValueError as error:
             self._answer(Reject(400, {"error": f"malformed request target: {error}"}))
             return
-        remote = listener.remote_of(self._address, request.headers)
-        decision = listener.decide(
-            UpgradeRequest(
-                path=path,
-                query=query,
-                headers={name.lower(): value for name, value in request.headers.raw_items()},
-                remote=remote,
-            )
-        )
+        remote = listener.remote_of(self._address, forwarded)
+        decision = listener.decide(UpgradeRequest(path=path, query=query, headers=headers, remote=remote))
         if isinstance(decision, asyncio.Future):
             self._waits = True
             transport.pause_reading()  # as above
             decision.add_done_callback(
-                lambda done: self._decided(
-                    listener.decided(path, done), transport, protocol, response, remote
-                )
+                lambda done: self._decided(listener.decided(path, done), transport, protocol, writes, remote)
             )
             return
-        self._open(decision, transport, protocol, response, remote, rest)
+        self._open(decision, transport, protocol, writes, remote, rest)
 
     def _decided(
         self,
         decision: Accept | Reject,
         transport: asyncio.Transport,
-        protocol: ServerProtocol,
-        response: Response,
+        protocol: ServerProtocol | None,
+        writes: Sequence[bytes],
         remote: str,
     ) -> None:
         """The answer that took its time is here; so may be frames, and the peer may have gone."""
         if not transport.is_closing():
             transport.resume_reading()
-            self._open(decision, transport, protocol, response, remote, bytes(self._buffer[self._head_end :]))
+            self._open(decision, transport, protocol, writes, remote, bytes(self._buffer[self._head_end :]))
 
     def _open(
         self,
         decision: Accept | Reject,
         transport: asyncio.Transport,
-        protocol: ServerProtocol,
-        response: Response,
+        protocol: ServerProtocol | None,
+        writes: Sequence[bytes],
         remote: str,
         rest: bytes,
     ) -> None:
@@ -535,7 +541,6 @@ class _Opening(asyncio.Protocol):
         if isinstance(decision, Reject):
             self._answer(decision)
             return
-        protocol.send_response(response)
         self._leave()
         self._transport = None
         on_authenticated: Callable[[], None] | None = None
@@ -547,7 +552,8 @@ class _Opening(asyncio.Protocol):
                 return
             on_authenticated = _Forget(listener, remote, stranger)
         message_max = decision.message_max or limits.text_max
-        protocol.max_message_size = message_max
+        if protocol is not None:
+            protocol.max_message_size = message_max
         connection = Connection(
             transport=transport,
             protocol=protocol,
@@ -569,7 +575,7 @@ class _Opening(asyncio.Protocol):
         # The answer and what the owner says first go out together.
         cork = listener.cork
         cork.active = True
-        for data in protocol.data_to_send():
+        for data in writes:
             if not connection.put(data):  # compressed connections have no short way
                 transport.write(data)
         connection.sent = 0

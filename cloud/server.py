@@ -186,6 +186,7 @@ class Cloud:
             ),
             trusted_proxies=config.trusted_proxies,
             turns=self.hub.turns,
+            cork=self.hub.cork,
         )
         stats = self.listener.stats
         self.metrics.read_on_scrape("slow_consumers_total", lambda: stats.slow_consumers)

@@ -220,7 +220,7 @@ def split(data: bytes) -> tuple[bytes, int | None, int | None]:
     )
 
 
-def _exact(data: bytes) -> bytes:
+def exact(data: bytes) -> bytes:
     """A copy that takes no more memory than it has bytes: what orjson returns keeps the 4 KiB it was written into."""
     return memoryview(data).tobytes()
 
@@ -525,7 +525,7 @@ class Link:
             return []
         expires = _NEVER if life is None else now + life
         if delivery is _LATEST:
-            latest = self.state_is(key or "", data, expires)
+            latest = self.state_is(key or "", exact(data), expires)
             return [] if latest is None else [latest]
         match delivery:
             case Delivery.LOSSY:
@@ -718,7 +718,7 @@ class Link:
 
     def state_is(self, key: str, data: bytes, expires: float = _NEVER) -> Transmit | None:
         """`send` for a `latest` frame: what is so now, kept until `expires` for the next connection. None: there is no
-        connection to write it to."""
+        connection to write it to. `data` is kept as it is: see `exact`."""
         if self._state is _CLOSED:
             return None
         # Re-inserting keeps the order of last change; the oldest keys give way in a flood of keys.
@@ -727,7 +727,7 @@ class Link:
         if entry is None:
             entry = _Latest(b"", expires, connection_id)
         self._latest_bytes += len(data) - len(entry.data)
-        entry.data, entry.expires, entry.written_to = memoryview(data).tobytes(), expires, connection_id
+        entry.data, entry.expires, entry.written_to = data, expires, connection_id
         latest[key] = entry
         limits = self.limits
         while len(latest) > limits.latest_keys_max or (
@@ -744,7 +744,7 @@ class Link:
         if self._state is LinkState.LIVE and not self.sequenced:
             return [self._transmit(data, Delivery.RELIABLE)]
         self._newest += 1
-        self._log.append(_Entry(self._newest, _exact(data), expires))
+        self._log.append(_Entry(self._newest, exact(data), expires))
         self._bytes += len(data)
         return self._pump() + self._bound(now)
 

@@ -196,7 +196,7 @@ class DisplayArbiter:
             below = view.live.get(self._system)
             if view is self._main or len(view.live) > 2 or below is None or below.duration is not None:
                 return None
-            del view.live[package]
+            view.live[package] = view.live.pop(package)  # the newest is the last
         deadline = None
         if view is self._main:
             if self._boot or self._boot_lingers is not None:
@@ -217,7 +217,9 @@ class DisplayArbiter:
             remaining = max(0.0, expires - now)
             deadline = expires if deadline is None else min(deadline, expires)
         self._ids = number = self._ids + 1
-        view.live[package] = view.current = _Request(package, layout, duration, number, now, now)
+        # The old request is of no more use to anybody, so it becomes the new one.
+        old.layout, old.duration, old.display_id = layout, duration, number
+        old.asked_at = old.shown_at = now
         view.sent_at, view.deadline = now, deadline
         view.clear_with, view.urgent = None, False
         if view.state is not _SHOWING:

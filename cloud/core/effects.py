@@ -82,7 +82,7 @@ class LoadApp:
 
 @effect
 class PostSessionRequest:
-    """The start webhook; the outcome comes back as `webhook_answered`."""
+    """The start webhook; `request_sent` tells when it leaves, the outcome comes back as `webhook_answered`."""
 
     package: str
     cycle: int
@@ -222,6 +222,18 @@ class Record:
 
 
 @effect
+class Displayed:
+    """A display was put on the glasses the moment that it was asked for: by far the most frequent record of an app that
+    draws. `answered`: seconds since the event that it answers."""
+
+    display_id: int
+    view: str
+    package: str
+    layout: str
+    answered: float | None
+
+
+@effect
 class Unregister:
     """From now on this user has no session; a new connection makes a new one."""
 
@@ -259,6 +271,7 @@ Effect: TypeAlias = (
     | AudioStreamEnded
     | AppMoved
     | Record
+    | Displayed
     | Unregister
     | Finished
 )

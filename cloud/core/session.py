@@ -53,7 +53,7 @@ from cloud.core.session_types import DASHBOARD_PACKAGE, Agenda, AppInfo, Facts, 
 from cloud.core.settings import settings_from_status
 from cloud.core.subscriptions import Subscriptions
 from wire import link as links
-from wire.codec import check_depth, message_type, parse_object, validate
+from wire.codec import load_object, message_type, validate
 from wire.errors import CloseCode, InvalidTransition, ProtocolError
 from wire.link import LinkState
 from wire.messages import GLASSES_TO_CLOUD
@@ -179,6 +179,8 @@ class Session:
             timing=timing,
             apps_max=apps_max,
         )
+        #: One text frame of an app: (package, connection id, data, now). The socket says whose it is.
+        self.app_text = self._apps.text
         self._reports = Reports(
             port=port,
             delivery=delivery,
@@ -548,8 +550,7 @@ class Session:
             agenda.steady = agenda.known and not agenda.nearer and not self._port.link.sequenced
             return [] if connection_id is None else [SendToGlasses(connection_id, PLAIN_PONG, Delivery.LOSSY)]
         try:
-            payload = parse_object(data)
-            check_depth(data, payload)
+            payload = load_object(data)
             kind = payload.get("type")
             if type(kind) is str and (sure := SURE.get(kind)) is not None and sure[0](payload):
                 key = kind if kind != "touch_event" else event_key(payload)
@@ -791,6 +792,11 @@ class Session:
         self._agenda.known = False
         return self._apps.settings_loaded(package, cycle, values, now)
 
+    def request_sent(self, package: str, cycle: int, now: float) -> list[Effect]:
+        """The session_request leaves for the app's server. See AppLifecycle.request_sent."""
+        self._agenda.known = False
+        return self._apps.request_sent(package, cycle, now)
+
     def webhook_answered(
         self,
         package: str,
@@ -846,10 +852,6 @@ class Session:
         if each is not None and each.life.connection_id == connection_id:
             each.log.seen(marks)
         return []
-
-    def app_text(self, package: str, connection_id: int, data: bytes, now: float) -> list[Effect]:
-        """One text frame of an app. The socket says whose it is."""
-        return self._apps.text(package, connection_id, data, now)
 
     def app_wrong_key(self, package: str) -> None:
         """Somebody presented a wrong key for this app: no effect but on the words of a failure (APP-18)."""

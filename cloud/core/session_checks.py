@@ -94,13 +94,18 @@ def is_plain_display(payload: Mapping[str, Any], package: str) -> bool:
     if type(layout) is not dict:
         return False
     kind = layout.get("layoutType")
-    members = _TEXT_LAYOUTS.get(kind) if type(kind) is str else None
-    if members is None or len(layout) != len(members) + 1:
-        return False
-    for member in members:
-        text = layout.get(member)
-        if type(text) is not str or len(text) > _SHORT:
+    if kind == "text_wall":  # nearly all
+        text = layout.get("text")
+        if type(text) is not str or len(text) > _SHORT or len(layout) != 2:
             return False
+    else:
+        members = _TEXT_LAYOUTS.get(kind) if type(kind) is str else None
+        if members is None or len(layout) != len(members) + 1:
+            return False
+        for member in members:
+            text = layout.get(member)
+            if type(text) is not str or len(text) > _SHORT:
+                return False
     view, duration, session_id = payload.get("view"), payload.get("durationMs"), payload.get("sessionId")
     return (
         (view == "main" or view == "dashboard")

@@ -48,12 +48,13 @@ class AppDelivery:
     """`apps` holds every app of the session; `session_apps` adds and removes."""
 
     __slots__ = (
-        "_agenda", "_answered", "_count", "_place", "_recent", "_sound", "_sound_bytes", "apps", "clock", "missed", "named", "proof_at",
+        "_agenda", "_answered", "_count", "_place", "_recent", "_routes", "_sound", "_sound_bytes", "apps", "clock", "missed", "named", "proof_at",
         "source", "stream", "subscriptions",
     )  # fmt: skip
 
     def __init__(self, subscriptions: Subscriptions, clock: WallClock, agenda: Agenda) -> None:
         self.subscriptions = subscriptions
+        self._routes = subscriptions.known_routes
         self.clock = clock
         self._agenda = agenda
         self.apps: dict[str, SessionApp] = {}
@@ -134,7 +135,10 @@ class AppDelivery:
         if reliable and len(raw) <= MISSED_BYTES_MAX:
             self._recent.append((now, key, raw))
         out: list[Effect] = []
-        for route in self.subscriptions.routes(key):
+        routes = self._routes.get(key)
+        if routes is None:
+            routes = self.subscriptions.routes(key)
+        for route in routes:
             payload = subs.envelope(route.prefix, self.clock.iso_bytes(now), raw)
             name = self._name() if reliable and self.named else None
             if route.connection_ids:
@@ -150,8 +154,11 @@ class AppDelivery:
 
     def answered(self, package: str, at: float) -> float | None:
         """Seconds from the newest event to this app's first display after it, at `at`; None: it answers nothing."""
+        recent = self._recent
+        if not recent or recent[-1][0] <= self._answered or at - recent[-1][0] > ANSWER_MAX:
+            return None  # as the loop below would say
         # A tap is two events (touch, button) and an app may have asked for the first only.
-        for sent, key, _ in islice(reversed(self._recent), 4):
+        for sent, key, _ in islice(reversed(recent), 4):
             if sent <= self._answered or not 0 <= at - sent <= ANSWER_MAX:
                 return None
             if any(package in route.packages for route in self.subscriptions.routes(key)):

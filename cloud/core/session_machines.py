@@ -18,7 +18,7 @@ from cloud.core import subscriptions as subs
 from cloud.core.clock import WallClock
 from cloud.core.dashboard import Dashboard
 from cloud.core.display import DisplayArbiter
-from cloud.core.effects import Effect, PostPhotoFailure, Record, SpeechNeeds
+from cloud.core.effects import Displayed, Effect, PostPhotoFailure, Record, SpeechNeeds
 from cloud.core.microphone import Microphone, SetMicrophone
 from cloud.core.requests import Requests
 from cloud.core.session_delivery import AppDelivery
@@ -202,22 +202,11 @@ class Machines:
 
     def shown_again(self, show: displays.Show, now: float) -> list[Effect]:
         """`displayed` for a request that was shown at once: one record instead of two."""
-        view, package, number = show.view, show.package, show.display_id
-        data = display_event(package, view, show.layout, show.duration, str(number), self.clock.iso(now))
+        view, package, number, layout = show.view, show.package, show.display_id, show.layout
+        data = display_event(package, view, layout, show.duration, number, self.clock.iso_bytes(now))
         frame = self._port.state_is(_VIEW_KEYS[view], data)
-        record = Record(
-            "displayed",
-            {
-                "id": number,
-                "view": view,
-                "package": package,
-                "layout": show.layout["layoutType"],
-                "outcome": "shown",
-                "reason": "",
-                "waited": 0.0,
-                "answered": self._delivery.answered(package, now),
-            },
-        )
+        answered = self._delivery.answered(package, now)
+        record = Displayed(number, view, package, layout["layoutType"], answered)
         return [record] if frame is None else [frame, record]
 
     def displayed(self, effects: Iterable[displays.Effect], now: float) -> list[Effect]:
@@ -228,7 +217,7 @@ class Machines:
                     view, layout, number = effect.view, effect.layout, effect.display_id
                     if self._port.connection_id is not None:  # else they are told anew when they return
                         data = display_event(
-                            effect.package, view, layout, effect.duration, str(number), self.clock.iso(now)
+                            effect.package, view, layout, effect.duration, number, self.clock.iso_bytes(now)
                         )
                         frame = self._port.state_is(_VIEW_KEYS[view], data)
                         if frame is not None:

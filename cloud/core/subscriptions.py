@@ -77,7 +77,8 @@ class Subscriptions:
         self._user_id = user_id
         self._apps: dict[str, _App] = {}
         self._phone: list[Subscription] = []
-        self._routes: dict[EventKey | str, tuple[Route, ...]] = {}
+        #: Event -> receivers, as far as `routes` has worked them out; only to look into.
+        self.known_routes: dict[EventKey | str, tuple[Route, ...]] = {}
         self.audio_receivers: tuple[int, ...] = ()
         self.audio_missing = 0  # apps that want sound and have no connection at the moment
 
@@ -218,11 +219,11 @@ class Subscriptions:
 
     def routes(self, key: EventKey | str) -> tuple[Route, ...]:
         """The receivers of an event; a plain stream may be named by its string alone."""
-        found = self._routes.get(key)
+        found = self.known_routes.get(key)
         if found is None:
-            if len(self._routes) >= ROUTES_MAX:
-                self._routes.clear()
-            found = self._routes[key] = self._route(EventKey(key) if isinstance(key, str) else key)
+            if len(self.known_routes) >= ROUTES_MAX:
+                self.known_routes.clear()
+            found = self.known_routes[key] = self._route(EventKey(key) if isinstance(key, str) else key)
         return found
 
     def _route(self, key: EventKey) -> tuple[Route, ...]:
@@ -250,7 +251,7 @@ class Subscriptions:
         )
 
     def _reroute(self) -> None:
-        self._routes.clear()
+        self.known_routes.clear()
         wanting = [
             app.connection_id
             for app in self._apps.values()

@@ -428,6 +428,7 @@ class CloudProgram:
                     | do.AudioStreamEnded()
                     | do.AppMoved()
                     | do.Record()
+                    | do.Displayed()
                 ):
                     pass
                 case _:
@@ -501,6 +502,10 @@ class CloudProgram:
             return
         server = self.servers[package]
         body = dict(request.body)
+        self._later(
+            ruling.delay,
+            lambda: self._perform(seat, session.request_sent(package, cycle, self.pump.now)),
+        )
         self.pump.after(
             ruling.delay + 0.01,
             lambda: server.webhook(

@@ -670,6 +670,12 @@ class Seat:
                 case fx.PostSessionRequest(package, cycle):
                     self.world.app.webhook()
                     self.node.later(
+                        0.0,
+                        lambda package=package, cycle=cycle: self.session_feed(  # type: ignore[misc]
+                            lambda at: session.request_sent(package, cycle, at)
+                        ),
+                    )
+                    self.node.later(
                         0.05,
                         lambda package=package, cycle=cycle: self.session_feed(  # type: ignore[misc]
                             lambda at: session.webhook_answered(package, cycle, at, ok=True)
@@ -684,7 +690,9 @@ class Seat:
                     )
                 case fx.AppMoved():
                     self.dirty()
-                case fx.Record(kind, _) if kind in ("display", "displayed", "subscriptions", "microphone"):
+                case fx.Displayed():
+                    self.dirty()
+                case fx.Record(kind, _) if kind in ("display", "subscriptions", "microphone"):
                     self.dirty()
                 case fx.Unregister():
                     self._unregister()

@@ -19,7 +19,7 @@ from websockets.server import ServerProtocol
 from cloud.app_socket import AppSocket, Claim
 from cloud.auth import Identity, hash_api_key
 from cloud.config import CloudConfig
-from cloud.connection import Connection, ConnectionHandler, ConnectionStats, Cork
+from cloud.connection import Connection, ConnectionHandler, ConnectionStats
 from cloud.glasses_socket import GlassesSocket
 from cloud.hub import Hub
 from cloud.metrics import Metrics
@@ -91,7 +91,7 @@ class HotPath:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.stats = ConnectionStats()
-        self.cork = Cork()
+        self.cork = hub.cork
         self.glasses: Connection
         self.apps: list[Connection] = []
 

@@ -208,7 +208,7 @@ def test_a_spliced_display_is_what_its_model_says(
     duration: int | None,
     number: int,
 ) -> None:
-    made = display_event(package, view, layout, duration, str(number), "2026-01-01T00:00:00.000Z")
+    made = display_event(package, view, layout, duration, number, b"2026-01-01T00:00:00.000Z")
     model = DisplayEvent(
         package_name=package,
         view=view,

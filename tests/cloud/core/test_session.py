@@ -820,11 +820,15 @@ def test_an_app_s_first_display_after_an_event_that_it_asked_for_is_its_answer()
 
     def answered() -> list[float | None]:
         return [
-            e.detail["answered"]
-            for e in shell.of(fx.Record)
-            if e.kind in ("display_settled", "displayed")
-            and e.detail["package"] == PACKAGE
-            and e.detail["outcome"] == "shown"
+            e.answered if isinstance(e, fx.Displayed) else e.detail["answered"]
+            for e in shell.effects
+            if (isinstance(e, fx.Displayed) and e.package == PACKAGE)
+            or (
+                isinstance(e, fx.Record)
+                and e.kind == "display_settled"
+                and e.detail["package"] == PACKAGE
+                and e.detail["outcome"] == "shown"
+            )
         ]
 
     def show(text: str) -> None:

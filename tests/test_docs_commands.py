@@ -41,6 +41,9 @@ NOT_RUN = {
     "npm ": "the reader's own app; tests/interop runs unmodified SDK apps",
     "python examples/": "runs for ever; tests/glassbridge/test_examples.py runs each of them",
     "pytest --glassbridge-url": "the plugin is used by tests/glassbridge/test_examples.py",
+    ". .venv/bin/activate": "changes the reader's shell",
+    "glassbridge --help": "run for every command by the test of their options",
+    "glassbridge app import app_config.json": "needs the reader's app; tests/glassbridge/test_dev.py imports one",
     "pip install": "changes this environment",
     "systemctl ": "needs root and systemd as init",
     "podman ": "needs a container engine",
@@ -150,7 +153,8 @@ def test_every_command_and_option_of_the_pages_exists(
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevProcess]:
-    with dev_process(tmp_path_factory.mktemp("dev")) as running:  # with the clock, which listens and shows
+    # With the clock, which listens and shows; without an app that somebody else runs on this machine meanwhile.
+    with dev_process(tmp_path_factory.mktemp("dev"), "--no-discover") as running:
         yield running
 
 

@@ -19,7 +19,8 @@ IMAGES = Path(__file__).resolve().parents[2] / "docs" / "img"
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevProcess]:
     """One for all tests of the pages."""
     require_tool("chromium")
-    with dev_process(tmp_path_factory.mktemp("dev")) as running:
+    # An app that somebody runs on this machine meanwhile would write on the lens, too.
+    with dev_process(tmp_path_factory.mktemp("dev"), "--no-discover") as running:
         yield running
 
 

@@ -34,6 +34,7 @@ from nats.aio.subscription import Subscription
 from nats.js.api import KeyValueConfig, StorageType
 
 from cloud.cluster.broker import VERSION_MIN
+from cloud.cluster.exchange import Exchange, nobody, replier
 from cloud.cluster.fabric import (
     PENDING_BYTES_MAX,
     VERSION,
@@ -52,7 +53,6 @@ from cloud.cluster.fabric import (
     check_size,
     shard_of,
 )
-from cloud.cluster.local import Exchange, nobody, replier
 from wire.errors import ConfigError
 
 log = logging.getLogger(__name__)

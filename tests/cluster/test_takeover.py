@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,83 +113,82 @@ async def press(phone: LinkPhone, session: FakeSession, count: int = 5) -> None:
     assert pressed(session) == expected
 
 
+@asynccontextmanager
+async def served(
+    tmp_path: Path, make: MakeFabric, **options: Any
+) -> AsyncIterator[tuple[Nodes, LinkPhone, FakeSession, FakeApp]]:
+    """Two nodes, of which the first owns the session of one wearer; an app runs in it and hears. `options` of `nodes`."""
+    async with nodes(tmp_path, make, **options) as world, FakeApp(*APP) as app:
+        await register(world[0], app)
+        async with world.phone() as phone:
+            yield world, phone, await running(world, phone, app), app
+
+
 async def test_an_app_stays_connected_while_its_session_moves_and_notices_nothing(
     tmp_path: Path, make: MakeFabric
 ) -> None:
-    async with nodes(tmp_path, make) as world, FakeApp(*APP) as app:
-        await register(world[0], app)
-        async with world.phone() as phone:
-            session = await running(world, phone, app)
+    async with served(tmp_path, make) as (world, phone, session, app):
+        await press(phone, session)
+        await session.show("before")
+        await until(lambda: "before" in phone.displays(), "the display")
+        for target in (1, 0, 1):
+            phone.go(world.urls[target])
+            await until(lambda t=target: world.owners() == [t], "moved")  # type: ignore[misc]
             await press(phone, session)
-            await session.show("before")
-            await until(lambda: "before" in phone.displays(), "the display")
-            for target in (1, 0, 1):
-                phone.go(world.urls[target])
-                await until(lambda t=target: world.owners() == [t], "moved")  # type: ignore[misc]
-                await press(phone, session)
-                await session.show(f"from {target}")
-                await until(lambda t=target: phone.displays()[-1:] == [f"from {t}"], "the display")  # type: ignore[misc]
-            assert all(r.recovered and r.peer_recovered for r in phone.resumed[1:])
-            assert session.connects == 1
-            assert len(session.of("tpa_connection_ack")) == 1
-            assert len(app.requests()) == 1
+            await session.show(f"from {target}")
+            await until(lambda t=target: phone.displays()[-1:] == [f"from {t}"], "the display")  # type: ignore[misc]
+        assert all(r.recovered and r.peer_recovered for r in phone.resumed[1:])
+        assert session.connects == 1
+        assert len(session.of("tpa_connection_ack")) == 1
+        assert len(app.requests()) == 1
 
 
 async def test_an_app_that_lands_on_another_node_is_served_as_if_it_had_not(
     tmp_path: Path, make: MakeFabric
 ) -> None:
-    async with nodes(tmp_path, make, app_node=1) as world, FakeApp(*APP) as app:
-        await register(world[0], app)
-        async with world.phone() as phone:
-            session = await running(world, phone, app)
-            assert world.owners() == [0]
-            assert world.edges(1) == 1
-            await press(phone, session)
-            await session.show("from afar")
-            await until(lambda: "from afar" in phone.displays(), "the display")
-            phone.say("stop_app", packageName=app.package)
-            await until(lambda: session.closed is not None, "the app is stopped")
-            await until(lambda: world.edges(1) == 0, "its node has forgotten it")
+    async with served(tmp_path, make, app_node=1) as (world, phone, session, app):
+        assert world.owners() == [0]
+        assert world.edges(1) == 1
+        await press(phone, session)
+        await session.show("from afar")
+        await until(lambda: "from afar" in phone.displays(), "the display")
+        phone.say("stop_app", packageName=app.package)
+        await until(lambda: session.closed is not None, "the app is stopped")
+        await until(lambda: world.edges(1) == 0, "its node has forgotten it")
 
 
 async def test_a_lost_node_costs_nothing_reliable_and_its_state_is_at_most_a_second_old(
     tmp_path: Path, make: MakeFabric
 ) -> None:
     """Also bug 2: the app attaches again before anybody could have forgotten the loaded table."""
-    async with nodes(tmp_path, make, app_node=1) as world, FakeApp(*APP) as app:
-        await register(world[0], app)
-        async with world.phone() as phone:
-            session = await running(world, phone, app)
-            await press(phone, session)
-            await session.show("still there")
-            await until(lambda: "still there" in phone.displays(), "the display")
-            await saved(world, b"still there")
-            seen = len(phone.displays())
-            await world.lose(0)
-            for _ in range(3):
-                phone.press()
-            await until(lambda: world.owners()[-1:] == [1], "taken over")
-            await press(phone, session)
-            assert len(session.of("tpa_connection_ack")) == 1
-            await until(lambda: "still there" in phone.displays()[seen:], "shown again")
+    async with served(tmp_path, make, app_node=1) as (world, phone, session, _):
+        await press(phone, session)
+        await session.show("still there")
+        await until(lambda: "still there" in phone.displays(), "the display")
+        await saved(world, b"still there")
+        seen = len(phone.displays())
+        await world.lose(0)
+        for _ in range(3):
+            phone.press()
+        await until(lambda: world.owners()[-1:] == [1], "taken over")
+        await press(phone, session)
+        assert len(session.of("tpa_connection_ack")) == 1
+        await until(lambda: "still there" in phone.displays()[seen:], "shown again")
 
 
 async def test_a_question_that_is_open_at_a_move_is_answered_by_the_new_owner(
     tmp_path: Path, make: MakeFabric
 ) -> None:
-    async with nodes(tmp_path, make) as world, FakeApp(*APP) as app:
-        await register(world[0], app)
-        async with world.phone() as phone:
-            session = await running(world, phone, app)
-            question = {"packageName": app.package, "sessionId": "", "requestId": "r1"}
-            await session.send("audio_play_request", **question, audioUrl="https://x.example/a.mp3")
-            await until(lambda: bool(phone.of("audio_play_request")), "the glasses are asked")
-            phone.go(world.urls[1])
-            await until(lambda: world.owners() == [1], "moved")
-            phone.say("audio_play_response", requestId="r1", success=True)
-            await until(lambda: bool(session.of("audio_play_response")), "the answer")
-            assert session.of("audio_play_response")[0]["success"] is True
-            assert len(phone.of("audio_play_request")) == 1, "asked once"
+    async with served(tmp_path, make) as (world, phone, session, app):
+        question = {"packageName": app.package, "sessionId": "", "requestId": "r1"}
+        await session.send("audio_play_request", **question, audioUrl="https://x.example/a.mp3")
+        await until(lambda: bool(phone.of("audio_play_request")), "the glasses are asked")
+        phone.go(world.urls[1])
+        await until(lambda: world.owners() == [1], "moved")
+        phone.say("audio_play_response", requestId="r1", success=True)
+        await until(lambda: bool(session.of("audio_play_response")), "the answer")
+        assert session.of("audio_play_response")[0]["success"] is True
+        assert len(phone.of("audio_play_request")) == 1, "asked once"
 
 
 @pytest.mark.failure("PRO-02")
@@ -196,44 +196,38 @@ async def test_a_node_that_refuses_lets_those_in_whose_node_died_and_nobody_new(
     tmp_path: Path, make: MakeFabric
 ) -> None:
     """Their sessions run: to refuse them would end them."""
-    async with nodes(tmp_path, make, app_node=1) as world, FakeApp(*APP) as app:
-        await register(world[0], app)
-        async with world.phone() as phone:
-            session = await running(world, phone, app)
-            await press(phone, session)
-            await saved(world, b"button_press")
-            gate = world[1].hub.gate._machine
-            gate._state = AdmissionState.REFUSING
-            gate._calm_since = None
-            token = world[1].verifier.mint_core_token("new@example.com")
-            with pytest.raises(InvalidStatus) as refused:
-                await connect(
-                    world.urls[1].replace("http", "ws") + "/glasses-ws",
-                    additional_headers={"Authorization": f"Bearer {token}"},
-                )
-            assert refused.value.response.status_code == 503
-            assert int(refused.value.response.headers["Retry-After"]) >= 1
-            await world.lose(0)
-            await until(lambda: world.owners()[-1:] == [1], "taken over")
-            assert gate.state is AdmissionState.REFUSING, "it has refused all the time"
-            await press(phone, session)
+    async with served(tmp_path, make, app_node=1) as (world, phone, session, _):
+        await press(phone, session)
+        await saved(world, b"button_press")
+        gate = world[1].hub.gate._machine
+        gate._state = AdmissionState.REFUSING
+        gate._calm_since = None
+        token = world[1].verifier.mint_core_token("new@example.com")
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(
+                world.urls[1].replace("http", "ws") + "/glasses-ws",
+                additional_headers={"Authorization": f"Bearer {token}"},
+            )
+        assert refused.value.response.status_code == 503
+        assert int(refused.value.response.headers["Retry-After"]) >= 1
+        await world.lose(0)
+        await until(lambda: world.owners()[-1:] == [1], "taken over")
+        assert gate.state is AdmissionState.REFUSING, "it has refused all the time"
+        await press(phone, session)
 
 
 async def test_a_stale_owner_on_the_apps_own_node_is_not_believed(tmp_path: Path, make: MakeFabric) -> None:
     """Bug 4: local first reached the stale owner beside the app's socket."""
-    async with nodes(tmp_path, make) as world, FakeApp(*APP) as app:
-        await register(world[0], app)
-        async with world.phone() as phone:
-            session = await running(world, phone, app)
-            await press(phone, session)
-            await saved(world, b"button_press")
-            stale = world.seat(0)
-            assert stale is not None
-            stale.handoff_asked = lambda request, reply: None  # type: ignore[method-assign]
-            phone.go(world.urls[1])
-            await until(lambda: world.owners() == [1], "the stale owner has stopped")
-            await press(phone, session)
-            assert world.edges(0) == 1
+    async with served(tmp_path, make) as (world, phone, session, _):
+        await press(phone, session)
+        await saved(world, b"button_press")
+        stale = world.seat(0)
+        assert stale is not None
+        stale.handoff_asked = lambda request, reply: None  # type: ignore[method-assign]
+        phone.go(world.urls[1])
+        await until(lambda: world.owners() == [1], "the stale owner has stopped")
+        await press(phone, session)
+        assert world.edges(0) == 1
 
 
 async def test_an_engine_that_is_away_at_the_start_keeps_nobody_waiting(tmp_path: Path) -> None:
@@ -345,64 +339,55 @@ async def test_a_photo_may_be_uploaded_to_any_node(tmp_path: Path, make: MakeFab
 async def test_a_node_that_drains_loses_nothing_and_its_apps_find_another(
     tmp_path: Path, make: MakeFabric
 ) -> None:
-    async with nodes(tmp_path, make) as world, FakeApp(*APP) as app:
-        await register(world[0], app)
-        async with world.phone() as phone:
-            session = await running(world, phone, app)
-            await press(phone, session)
-            draining = asyncio.create_task(world[0].hub.drain())
-            await until(lambda: world.owners() == [1], "moved")
-            for _ in range(5):
-                phone.press()
-            await draining
-            await until(lambda: session.closed is not None, "the app is sent elsewhere")
-            assert session.closed is not None
-            assert session.closed[0] == 1012
+    async with served(tmp_path, make) as (world, phone, session, _):
+        await press(phone, session)
+        draining = asyncio.create_task(world[0].hub.drain())
+        await until(lambda: world.owners() == [1], "moved")
+        for _ in range(5):
             phone.press()
-            session.url = session.url.replace(world.urls[0][7:], world.urls[1][7:])
-            await session.open()
-            await press(phone, session)
+        await draining
+        await until(lambda: session.closed is not None, "the app is sent elsewhere")
+        assert session.closed is not None
+        assert session.closed[0] == 1012
+        phone.press()
+        session.url = session.url.replace(world.urls[0][7:], world.urls[1][7:])
+        await session.open()
+        await press(phone, session)
 
 
 async def test_what_a_newer_or_older_version_has_saved_is_read_as_far_as_it_is_understood(
     tmp_path: Path, make: MakeFabric
 ) -> None:
-    async with nodes(tmp_path, make, app_node=1) as world, FakeApp(*APP) as app:
-        await register(world[0], app)
-        async with world.phone() as phone:
-            session = await running(world, phone, app)
-            await press(phone, session)
-            seat = world.seat(0)
-            assert seat is not None
-            await seat.save_now()
-            await world.lose(0, redial=False)
-            fabric = world.fabrics[1]
-            found = await fabric.get(state_key(session_key(USER)))
-            assert found is not None
-            state: dict[str, Any] = orjson.loads(found.value)
-            state["from_the_future"] = {"v": 99}
-            state["session"] |= {"v": 99, "new_member": [1, 2], "dashboard": {"mode": "main", "new": 1}}
-            del state["session"]["calendar"], state["session"]["utc_offset"]
-            await fabric.put(state_key(session_key(USER)), orjson.dumps(state))
-            phone.resume_dialing()
-            await until(lambda: world.owners()[-1:] == [1], "taken over")
-            await press(phone, session)
-            assert len(session.of("tpa_connection_ack")) == 1
+    async with served(tmp_path, make, app_node=1) as (world, phone, session, _):
+        await press(phone, session)
+        seat = world.seat(0)
+        assert seat is not None
+        await seat.save_now()
+        await world.lose(0, redial=False)
+        fabric = world.fabrics[1]
+        found = await fabric.get(state_key(session_key(USER)))
+        assert found is not None
+        state: dict[str, Any] = orjson.loads(found.value)
+        state["from_the_future"] = {"v": 99}
+        state["session"] |= {"v": 99, "new_member": [1, 2], "dashboard": {"mode": "main", "new": 1}}
+        del state["session"]["calendar"], state["session"]["utc_offset"]
+        await fabric.put(state_key(session_key(USER)), orjson.dumps(state))
+        phone.resume_dialing()
+        await until(lambda: world.owners()[-1:] == [1], "taken over")
+        await press(phone, session)
+        assert len(session.of("tpa_connection_ack")) == 1
 
 
 async def test_a_state_that_cannot_be_read_costs_the_state_not_the_session(
     tmp_path: Path, make: MakeFabric
 ) -> None:
-    async with nodes(tmp_path, make, app_node=1) as world, FakeApp(*APP) as app:
-        await register(world[0], app)
-        async with world.phone() as phone:
-            session = await running(world, phone, app)
-            await world.lose(0, redial=False)
-            await world.fabrics[1].put(state_key(session_key(USER)), b'{"session":{"apps":7,"dashboard":[]}}')
-            phone.resume_dialing()
-            await until(lambda: world.owners()[-1:] == [1], "taken over")
-            phone.press()
-            await until(lambda: pressed(session)[-1:] == [phone.presses], "the app hears again")
+    async with served(tmp_path, make, app_node=1) as (world, phone, session, _):
+        await world.lose(0, redial=False)
+        await world.fabrics[1].put(state_key(session_key(USER)), b'{"session":{"apps":7,"dashboard":[]}}')
+        phone.resume_dialing()
+        await until(lambda: world.owners()[-1:] == [1], "taken over")
+        phone.press()
+        await until(lambda: pressed(session)[-1:] == [phone.presses], "the app hears again")
 
 
 async def test_the_end_of_a_session_leaves_no_records(tmp_path: Path, make: MakeFabric) -> None:

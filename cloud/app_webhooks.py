@@ -1,6 +1,7 @@
 """Webhooks of sessions to app servers: posted, answered, kept for the console and sent once more from there.
 
-Rules: a session hears of every session_request exactly once: answered, failed or held back. A webhook that is kept holds no
+Rules: a session hears of every session_request exactly once that it leaves, if it does, and then exactly once of its
+end: answered, failed or held back. A webhook that is kept holds no
 key and no content of the user. Sources: wire spec 4; failure catalogue APP-05, APP-06.
 """
 
@@ -97,6 +98,7 @@ class AppWebhooks:
             request.body,
             request.timeout,
             0.0 if request.by_user else self._endpoints.pause,
+            lambda: self._feed(entry, entry.session.request_sent, request.package, request.cycle),
         )
         self._posted(entry, request, "session_request", result)
         # The SDK answers 500 with this body when its onSession threw or its own connect failed (wire spec 4.1).
@@ -178,11 +180,19 @@ class AppWebhooks:
     # ================================================================================================ posting, keeping
 
     async def _post(
-        self, url: str, package: str, body: Mapping[str, Any], timeout: float, pause: float = 0.0
+        self,
+        url: str,
+        package: str,
+        body: Mapping[str, Any],
+        timeout: float,
+        pause: float = 0.0,
+        on_sent: Callable[[], None] | None = None,
     ) -> WebhookResult:
         record = self._records().get(package)
         key = record.hashed_api_key if record else None
-        return await self._client.post(url, body, timeout=timeout, signing_key=key, pause=pause)
+        return await self._client.post(
+            url, body, timeout=timeout, signing_key=key, pause=pause, on_sent=on_sent
+        )
 
     def _posted(
         self,

@@ -18,7 +18,8 @@ from cloud.metrics import Metrics
 from cloud.session_entry import Feed, SessionEntry
 from wire.errors import ErrorCode
 
-#: A caller of start or stop waits this long at most, seconds: the core's own deadline and some slack.
+#: A caller of start or stop waits this long at most, seconds: what an app's server has for a start (10 s) and some slack. A
+#: start that waited long in our own queue may end later; its caller is told so, and lists tell its end.
 CALLER_PATIENCE: Final = 12.0
 #: And then for what it asked for to be on disk; a store that is away is tried on without it.
 SAVE_PATIENCE: Final = 5.0
@@ -64,7 +65,7 @@ class Callers:
         try:
             outcome = await asyncio.wait_for(future, CALLER_PATIENCE)
         except TimeoutError:
-            outcome = AppOutcome(ErrorCode.TIMEOUT, "no outcome in time")
+            outcome = AppOutcome(ErrorCode.TIMEOUT, "no outcome yet; the state of the app tells how it ends")
         finally:
             if future in waiters.get(package, []):
                 waiters[package].remove(future)

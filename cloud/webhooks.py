@@ -33,8 +33,8 @@ REPLY_MAX: Final = 64 * 1024
 PER_HOST_MAX: Final = 16
 #: Addresses tried of one name; more only delays the verdict.
 ADDRESSES_MAX: Final = 3
-#: Longest wait for a slot, seconds. After the 4 s in which a start may wait for its endpoint's pace there is still a second
-#: before its caller is told (10 s), so that it hears the true reason.
+#: Longest wait for a slot, seconds. With the 4 s in which a start may wait for its endpoint's pace it ends before the start
+#: is given up as unsent (10 s), so that its caller hears the true reason.
 QUEUE_TIMEOUT: Final = 5.0
 #: A name that takes longer to resolve is as good as unknown to the operator who registers it, seconds.
 REFUSAL_TIMEOUT: Final = 5.0
@@ -274,15 +274,16 @@ class WebhookClient:
         headers: Mapping[str, str] | None = None,
         signing_key: str | None = None,
         pause: float = 0.0,
+        on_sent: Callable[[], None] | None = None,
     ) -> WebhookResult:
         """POST a JSON object; `signing_key` is the app's `hashed_api_key`. `timeout` is the app server's time, in seconds,
-        from when the request has its slot; `pause` is the least time to the post before, of those that waited for the
-        same server."""
+        from when the request has its slot and `on_sent` is called; `pause` is the least time to the post before, of those
+        that waited for the same server."""
         payload = orjson.dumps(body)
         extra = {"Content-Type": "application/json", DELIVERY_HEADER: uuid.uuid4().hex, **(headers or {})}
         if signing_key is not None:
             extra[SIGNATURE_HEADER] = sign(payload, signing_key, int(time.time()))
-        return await self._attempt(url, timeout, pause, content=payload, headers=extra)
+        return await self._attempt(url, timeout, pause, on_sent, content=payload, headers=extra)
 
     async def post_form(
         self, url: str, fields: Mapping[str, str], file: FormFile | None = None, *, timeout: float
@@ -291,9 +292,11 @@ class WebhookClient:
         parts: list[tuple[str, Any]] = [(name, (None, value)) for name, value in fields.items()]
         if file is not None:
             parts.append((file.field, (file.name, file.data, file.mime_type)))
-        return await self._attempt(url, timeout, 0.0, files=parts)
+        return await self._attempt(url, timeout, 0.0, None, files=parts)
 
-    async def _attempt(self, url: str, timeout: float, pause: float, **request: Any) -> WebhookResult:
+    async def _attempt(
+        self, url: str, timeout: float, pause: float, on_sent: Callable[[], None] | None, **request: Any
+    ) -> WebhookResult:
         loop = asyncio.get_running_loop()
         started: float | None = None
         status: int | None = None
@@ -308,6 +311,8 @@ class WebhookClient:
                     await pace.turn(pause)
                 started = loop.time()
                 limit.reschedule(started + timeout)
+                if on_sent is not None:
+                    on_sent()
                 status, body = await self._send(target, await self._policy.addresses(target), request)
             if 300 <= status < 400:
                 error = WebhookError.REDIRECT

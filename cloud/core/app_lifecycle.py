@@ -1,7 +1,8 @@
 """One app inside one session: wanted or not, and how far it has come.
 
 Rules: `wanted` is changed only by the wearer (start, stop); failures change only `state`. At most one session_request
-is in flight; its cycle number makes late answers harmless. Restarts are spaced, jittered and counted; a stopped app
+is in flight; its cycle number makes late answers harmless. Its server's time runs from when the request has left: what
+it waits in our own queue is bounded apart and charged to nobody. Restarts are spaced, jittered and counted; a stopped app
 never comes back. Sources: wire spec 6.1, 6.2, 6.5, 3.9-3.14; failure catalogue APP-01..18, SUB-01.
 """
 
@@ -17,7 +18,7 @@ from wire.errors import CloseCode, ErrorCode, InvalidTransition
 
 
 class AppState(Enum):
-    LOADING = "loading"  # the session_request is out
+    LOADING = "loading"  # the session_request is out, or waits in our own queue
     CONNECTING = "connecting"  # its socket is here and identified; its settings are not loaded yet
     CONNECTED = "connected"
     GRACE = "grace"  # socket lost; the SDK may come back by itself
@@ -91,8 +92,12 @@ class Stage(StrEnum):
 class LifecycleTiming:
     """Seconds and counts."""
 
-    start: float = 10.0  # the caller sees an outcome (failure catalogue, time budgets)
-    webhook: float = 9.0  # inside the start budget
+    #: From the first request that has left until the app is connected (failure catalogue, time budgets).
+    start: float = 10.0
+    #: A request that has not left by then is given up. The shell's own limits, 4 s for the endpoint's pace and 5 s for a
+    #: free slot, end before and know the reason. A start takes at most this and `start` together.
+    unsent: float = 10.0
+    webhook: float = 9.0  # inside the start budget, which begins at the same moment
     webhook_retry: float = 1.0  # pause before the second try of a start (wire spec 6.3)
     settings: float = 4.0  # an app gives up 5 s after its connect: acknowledge with defaults before that
     grace: float = 5.0  # wire spec 6.5
@@ -109,7 +114,8 @@ class LifecycleTiming:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Load the app's settings and post its session_request. `by_user` skips the endpoint's circuit breaker."""
+    """Load the app's settings and post its session_request; `request_sent` tells when it leaves. `by_user` skips the
+    endpoint's circuit breaker."""
 
     cycle: int
     first: bool  # False: a second post of the same cycle; settings are loading already
@@ -211,7 +217,9 @@ class AppLifecycle:
         self._tries = 0
         self._retry_post = False  # the deadline is that of the second post, not of the state
         self._start_deadline = 0.0
-        self._requested_at: float | None = None  # when the newest session_request went out
+        self._sent = False  # the present post has left
+        self._counting = False  # a post of this cycle has left: `_start_deadline` counts from there
+        self._requested_at: float | None = None  # when the newest post was asked for, then when it left
         self._request_refused = False  # the app itself answered that cycle with a failure
         self._wrong_key = False
         self._by_user = False
@@ -364,6 +372,19 @@ class AppLifecycle:
         self._loaded = True
         return self._accept(now) if self.state is AppState.CONNECTING else []
 
+    def request_sent(self, cycle: int, now: float) -> list[Effect]:
+        """The session_request of `cycle` leaves for the app's server; until now it has waited in our own queue."""
+        if cycle != self.cycle or not self.is_starting or self._sent or self._retry_post:
+            return []
+        self._sent = True
+        self._requested_at = now
+        if not self._counting:  # a second post shares the time of the first
+            self._counting = True
+            self._start_deadline = now + self.timing.start
+            if self.state is AppState.LOADING:
+                self._deadline = self._start_deadline
+        return []
+
     def webhook_answered(
         self,
         cycle: int,
@@ -382,7 +403,7 @@ class AppLifecycle:
         if cycle != self.cycle:
             return []
         if ok:
-            return []
+            return self.request_sent(cycle, now)  # at the latest
         self.last_error = message
         match self.state:
             case AppState.LOADING if retry_after:
@@ -532,11 +553,22 @@ class AppLifecycle:
                 self._retry_post = False
                 self._deadline = self._start_deadline
                 self._tries += 1
+                self._sent = False
                 self._requested_at = now
                 effects.append(Launch(self.cycle, first=False, by_user=self._by_user))
+            case AppState.LOADING if self._wrong_key:
+                effects += self._fail(Stage.AUTHENTICATION, "the app did not connect in time", now)
+            case AppState.LOADING if self._sent:
+                effects += self._fail(Stage.TIMEOUT, "the app did not connect in time", now)
+            case AppState.LOADING if self._tries > 1:
+                effects += self._fail(Stage.WEBHOOK, self.last_error, now)  # the first post's own failure
             case AppState.LOADING:
-                stage = Stage.AUTHENTICATION if self._wrong_key else Stage.TIMEOUT
-                effects += self._fail(stage, "the app did not connect in time", now)
+                # Nothing was asked of the app's server: no failure of its app. A pause as long as this wait lets our
+                # queue drain.
+                self.last_error = "too many other starts are on their way"
+                effects.append(CancelLaunch(self.cycle))
+                effects += self._recover(AppReason.WEBHOOK, now, self.timing.unsent)
+                effects.append(Started(False, Stage.HELD_BACK, self.last_error, by_user=self._by_user))
             case AppState.CONNECTING:
                 effects += self._accept(now)  # storage is slow: defaults now are better than nothing
             case AppState.GRACE:
@@ -560,8 +592,9 @@ class AppLifecycle:
         self._by_user = by_user
         self._fresh = True
         self._loaded = self._retry_post = self._request_refused = self._wrong_key = False
+        self._sent = self._counting = False
         self._requested_at = now
-        self._start_deadline = self._deadline = now + self.timing.start
+        self._start_deadline = self._deadline = now + self.timing.unsent
         return [*effects, Launch(self.cycle, first=True, by_user=by_user)]
 
     def _fail(self, stage: Stage, message: str, now: float) -> list[Effect]:

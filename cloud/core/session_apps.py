@@ -436,6 +436,11 @@ class SessionApps:
             each.values = dict(values)
         return self.moved(each, each.life.loaded(cycle, now), now)
 
+    def request_sent(self, package: str, cycle: int, now: float) -> list[Effect]:
+        """The session_request leaves for the app's server. See AppLifecycle.request_sent."""
+        each = self._apps.get(package)
+        return [] if each is None else self.moved(each, each.life.request_sent(cycle, now), now)
+
     def webhook_answered(
         self,
         package: str,

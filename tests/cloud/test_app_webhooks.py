@@ -21,6 +21,8 @@ from tests.support.hot_path import hot_path
 from tests.support.waiting import until
 from wire.errors import ErrorCode
 
+OTHER = "other@example.com"
+
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
@@ -42,6 +44,38 @@ async def test_a_stop_webhook_that_reaches_nobody_is_posted_once_more(cloud: Clo
         await app.listen(port)
         await until(lambda: len(app.requests("stop_request")) == 1, "the stop is told")
     await app.stop()
+
+
+@pytest.mark.failure("APP-05")
+async def test_an_app_server_has_its_time_from_when_a_slot_is_free_for_its_webhook(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.webhooks.PER_HOST_MAX", 1)
+    loop = asyncio.get_running_loop()
+    slow = {user: asyncio.Event() for user in (USER, OTHER)}
+
+    async def answer(webhook: dict[str, Any]) -> None:
+        if webhook["type"] == "session_request":
+            await slow[webhook["userId"]].wait()
+
+    async with FakeApp("a", "k") as app, phone(cloud) as one, phone(cloud, user=OTHER) as two:
+        app.answer = answer
+        await register(cloud, app)
+        await one.start_app("a")
+        await until(lambda: app.requests(), "the only slot is taken")
+        await two.start_app("a")
+        life = await until(lambda: cloud.hub._sessions[OTHER].session.app("a"), "the second start waits")
+        assert life is not None
+        waiting, began = life.deadline, loop.time()
+        assert waiting is not None
+        await until(lambda: loop.time() > began + 0.2, "it waits a while")
+        assert (life.is_starting, life.deadline, len(app.requests())) == (True, waiting, 1)
+        slow[USER].set()
+        await until(lambda: len(app.requests()) == 2, "its turn")
+        assert life.deadline is not None
+        assert life.deadline >= began + 0.2 + life.timing.start
+        slow[OTHER].set()
+        await app.started(OTHER)
 
 
 class Full:

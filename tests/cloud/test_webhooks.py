@@ -218,13 +218,18 @@ async def test_the_time_in_our_own_queue_is_not_charged_to_the_app_server() -> N
         hanging = [asyncio.ensure_future(webhooks.post(f"{url}/hang", {}, timeout=WAIT)) for _ in range(16)]
         await until(lambda: server.waiting == 16, "all slots of this server are taken")
         limit = 1.0
-        queued = asyncio.ensure_future(webhooks.post(f"{url}/webhook", {}, timeout=limit))
+        sent: list[int] = []
+        queued = asyncio.ensure_future(
+            webhooks.post(f"{url}/webhook", {}, timeout=limit, on_sent=lambda: sent.append(1))
+        )
         await asyncio.sleep(1.5 * limit)
         assert not queued.done(), "its limit has passed, and nothing has been sent"
+        assert not sent, "nor said to be"
         server.release.set()
         result = await queued
         assert result.ok
         assert result.duration < limit
+        assert len(sent) == 1
         await asyncio.gather(*hanging)
 
 

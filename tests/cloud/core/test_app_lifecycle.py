@@ -36,7 +36,7 @@ def connected(now: float = 0.0) -> AppLifecycle:
 def test_a_start_posts_one_session_request_and_ends_with_the_acknowledgement() -> None:
     app = new()
     assert kinds(app.start(0.0)) == ["Launch"]
-    assert app.state is AppState.LOADING
+    assert app.is_starting
     assert kinds(app.loaded(1, 0.1)) == []
     assert kinds(app.identified(7, 0.2)) == ["Accepted", "Started"]
     assert app.state is AppState.CONNECTED
@@ -70,12 +70,103 @@ def test_a_second_start_shares_the_first_one_s_outcome() -> None:
 def test_an_app_that_never_connects_leaves_loading_in_time_with_a_reason() -> None:
     app = new()
     app.start(0.0)
+    app.request_sent(1, 0.0)
     app.webhook_answered(1, 0.05, ok=True)
-    assert app.state is AppState.LOADING
+    assert app.is_starting
     effects = app.handle_deadline(T.start)
     started = next(e for e in effects if isinstance(e, life.Started))
     assert (started.ok, started.stage) == (False, life.Stage.TIMEOUT)
     assert app.state is AppState.ERROR
+
+
+#: What the shell tells of one start, as (seconds, input), when the start ends by its deadline, and what is to blame.
+SENT, ANSWERED, FAILED, SEATED, GONE = "sent", "answered", "failed", "seated", "gone"
+STARTS: dict[str, tuple[list[tuple[float, str]], float, life.Stage]] = {
+    "sent at once": ([(0.0, SENT)], T.start, life.Stage.TIMEOUT),
+    "waited in our queue": ([(5.0, SENT)], 5.0 + T.start, life.Stage.TIMEOUT),
+    "waited for its pace and in our queue": ([(9.0, SENT)], 9.0 + T.start, life.Stage.TIMEOUT),
+    "heard of twice": ([(1.0, SENT), (6.0, SENT)], 1.0 + T.start, life.Stage.TIMEOUT),
+    "an answer proves it": ([(4.0, ANSWERED)], 4.0 + T.start, life.Stage.TIMEOUT),
+    "an answer after it moves nothing": ([(2.0, SENT), (4.0, ANSWERED)], 2.0 + T.start, life.Stage.TIMEOUT),
+    "never sent": ([], T.unsent, life.Stage.HELD_BACK),
+    "a socket came and went before it": ([(1.0, SEATED), (2.0, GONE)], T.unsent, life.Stage.HELD_BACK),
+    "a socket came, it was sent, the socket went": (
+        [(1.0, SEATED), (3.0, SENT), (4.0, GONE)], 3.0 + T.start, life.Stage.TIMEOUT
+    ),
+    "its second post shares the time": (
+        [(3.0, SENT), (4.0, FAILED), (7.0, SENT)], 3.0 + T.start, life.Stage.TIMEOUT
+    ),
+    "its second post never left": ([(3.0, SENT), (4.0, FAILED)], 3.0 + T.start, life.Stage.WEBHOOK),
+    "its first post never left": ([(1.0, FAILED), (7.0, SENT)], 7.0 + T.start, life.Stage.TIMEOUT),
+}  # fmt: skip
+
+
+@pytest.mark.failure("APP-05")
+@pytest.mark.parametrize("case", STARTS)
+def test_an_app_has_its_time_from_when_its_request_was_sent_and_our_own_queue_is_not_charged_to_it(
+    case: str,
+) -> None:
+    inputs, ends, stage = STARTS[case]
+    app = new()
+    app.start(0.0)
+    for at, what in inputs:
+        while app.deadline is not None and app.deadline <= at:
+            assert "Started" not in kinds(app.handle_deadline(app.deadline))
+        match what:
+            case "sent":
+                assert app.request_sent(1, at) == []
+            case "answered" | "failed":
+                assert app.webhook_answered(1, at, ok=what == ANSWERED, message="refused") == []
+            case "seated":
+                app.identified(1, at)
+            case _:
+                app.lost(1, at)
+    now, effects = 0.0, list[life.Effect]()
+    while app.is_starting:
+        assert app.deadline is not None
+        now = app.deadline
+        effects = app.handle_deadline(now)
+    assert now == pytest.approx(ends)
+    assert now <= T.unsent + T.start, "the whole is bounded too"
+    [started] = [e for e in effects if isinstance(e, life.Started)]
+    assert (started.ok, started.stage) == (False, stage)
+    assert life.CancelLaunch(1) in effects, "a post that is still under way must not meet the next one"
+    assert app.failures == (0 if stage is life.Stage.HELD_BACK else 1)
+
+
+def test_a_request_of_a_former_cycle_that_leaves_now_gives_the_present_one_no_time() -> None:
+    app = new()
+    app.start(0.0)
+    app.request_sent(1, 0.0)
+    app.handle_deadline(T.start)
+    assert app.deadline is not None
+    again = app.deadline
+    app.handle_deadline(again)
+    assert app.cycle == 2
+    before = app.deadline
+    assert app.request_sent(1, again + 1.0) == []
+    assert app.deadline == before
+
+
+@pytest.mark.parametrize("state", ["connected", "grace", "stopping", "disconnected", "error"])
+def test_a_request_that_leaves_after_its_start_has_ended_changes_nothing(state: str) -> None:
+    app = new()
+    app.start(0.0)
+    if state == "error":
+        app.webhook_answered(1, 0.1, ok=False, message="spared", retry_after=30.0)
+    else:
+        app.loaded(1, 0.1)
+        app.identified(1, 0.1)
+    if state == "grace":
+        app.lost(1, 0.2)
+    if state in ("stopping", "disconnected"):
+        app.stop(StopReason.USER_DISABLED, 0.2)
+    if state == "disconnected":
+        app.stop_answered(1, 0.3)
+    assert app.state.value == state
+    before = app.deadline
+    assert app.request_sent(1, 0.4) == []
+    assert (app.state.value, app.deadline) == (state, before)
 
 
 def test_a_start_that_is_held_back_is_no_failure_of_the_app() -> None:
@@ -110,6 +201,7 @@ def test_a_user_stop_is_never_resurrected(state: str) -> None:
     if state == "grace":
         app.lost(1, 0.2)
     if state == "error":
+        app.request_sent(1, 0.0)
         app.handle_deadline(T.start)
     app.stop(StopReason.USER_DISABLED, 20.0)
     now, launches = 20.0, 0
@@ -201,6 +293,7 @@ def test_a_late_socket_of_a_wanted_app_completes_the_start() -> None:
     app = new()
     app.start(0.0)
     app.loaded(1, 0.0)
+    app.request_sent(1, 0.0)
     app.handle_deadline(T.start)
     assert app.state is AppState.ERROR
     assert "Accepted" in kinds(app.identified(5, T.start + 0.5))
@@ -250,8 +343,8 @@ def test_start_stop_start_stop_ends_stopped_and_start_again_ends_started() -> No
         app.start(0.0)
         app.stop(StopReason.USER_DISABLED, 0.0)
     assert app.state is AppState.STOPPING
-    app.stop_answered(app.cycle, 0.1)
-    assert app.state is AppState.DISCONNECTED
+    assert "Stopped" in kinds(app.stop_answered(app.cycle, 0.1))
+    assert not app.wanted
     app.start(1.0)
     app.stop(StopReason.USER_DISABLED, 1.0)
     app.start(1.0)
@@ -287,7 +380,7 @@ def test_any_sequence_of_inputs_keeps_the_invariants(seed: int, steps: int) -> N
         now += rng.choice([0.0, 0.01, 0.5, 1.0, 6.0, 40.0])
         effects: list[life.Effect] = []
         stopped = not app.wanted
-        match rng.randrange(11):
+        match rng.randrange(12):
             case 0:
                 effects = app.start(now, by_user=rng.random() < 0.5)
                 stopped = False
@@ -313,8 +406,14 @@ def test_any_sequence_of_inputs_keeps_the_invariants(seed: int, steps: int) -> N
                 effects = app.glasses(rng.random() < 0.7, now)
             case 9:
                 app.released(connections)
+            case 10:
+                effects = app.request_sent(rng.choice([app.cycle, app.cycle - 1]), now)
+                assert effects == []
             case _:
                 effects = app.handle_deadline(now)
+        if app.state is AppState.LOADING:
+            assert app.deadline is not None
+            assert app.deadline <= now + T.unsent + T.start
         if stopped and not app.wanted:
             assert not any(isinstance(e, life.Launch | life.Accepted) for e in effects)
         assert sum(isinstance(e, life.Launch) for e in effects) <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ async def test_a_stop_that_follows_a_start_is_what_stays_however_late_they_are_w
 ) -> None:
     monkeypatch.setattr(session_store, "SAVE_PAUSES", (0.05,) * 10)
     store = await AwayStore.open(tmp_path / "s.db")
+    assert isinstance(store, AwayStore)
     async with FakeApp("a", "k", "button_press") as app, await cloud_on(tmp_path, store) as cloud:
         await register(cloud, app)
         async with phone(cloud) as glasses:
@@ -157,10 +159,11 @@ async def test_a_node_stays_in_service_while_the_shared_database_is_away(tmp_pat
                 server.start()
                 await until(lambda: cloud.store.away is None, "it is back", 10)
 
-                async def wanted() -> bool:
+                async def written() -> bool:
                     return await cloud.store.get_wanted_apps(USER) == []
 
-                await until(wanted, "and is written when it can be", 15)
+                probe: Callable[[], bool | Awaitable[bool]] = written
+                await until(probe, "and is written when it can be", 15)
 
 
 @pytest.mark.failure("PER-03")

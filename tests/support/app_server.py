@@ -185,7 +185,9 @@ class FakeApp:
             session = self.sessions.get(f"{user}-{self.package}")
             return session if session is not None and session.of("tpa_connection_ack") else None
 
-        return await until(find, f"{self.package} is started for {user}")
+        found = await until(find, f"{self.package} is started for {user}")
+        assert found is not None
+        return found
 
     def requests(self, kind: str = "session_request") -> list[dict[str, Any]]:
         return [w for w in self.webhooks if w["type"] == kind]

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,12 @@ class Dev:
 @asynccontextmanager
 async def running(options: Options, tell: Any) -> AsyncIterator[Dev]:
     """Starts everything, and ends it on the way out. Raises CommandError when a part cannot start."""
+    if find_spec("bumble") is None:
+        raise CommandError(
+            "the simulated glasses are not installed",
+            "they are an extra, which wearers and servers do without",
+            "pip install 'glassbridge[sim]'   (in a checkout: pip install '.[sim]')",
+        )
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="glassbridge-")))
         secrets = new_secrets()

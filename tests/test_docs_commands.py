@@ -42,7 +42,6 @@ NOT_RUN = {
     "python examples/": "runs for ever; tests/glassbridge/test_examples.py runs each of them",
     "pytest --glassbridge-url": "the plugin is used by tests/glassbridge/test_examples.py",
     ". .venv/bin/activate": "changes the reader's shell",
-    "glassbridge --help": "run for every command by the test of their options",
     "glassbridge app import app_config.json": "needs the reader's app; tests/glassbridge/test_dev.py imports one",
     "pip install": "changes this environment",
     "systemctl ": "needs root and systemd as init",

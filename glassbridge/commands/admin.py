@@ -332,6 +332,7 @@ def cloud_init(
     talk(f"secrets        {made.secrets_path}" + ("  (was there)" if made.admin_token is None else ""))
     if made.admin_token is None:
         talk("the administrator's token was shown when the secrets were made; it cannot be shown again")
+        talk("lost? put the SHA-256 of a new one into admin_token_sha256 in secrets.toml")
         return
     talk("administrator's token, not shown again; commands read it from GLASSBRIDGE_ADMIN_TOKEN:")
     show(made.admin_token)

@@ -153,7 +153,10 @@ def record(
             out.write(header())
             out.flush()
             if until_interrupted(work()):
-                talk(f"{count} lines in {file}; play them with: glassbridge replay {file} --expect-lens")
+                if count:
+                    talk(f"{count} lines in {file}; play them with: glassbridge replay {file} --expect-lens")
+                else:
+                    talk(f"nothing happened, so {file} is empty: tap the glasses, or speak, while it records")
     except HTTPError:
         raise CommandError(
             "the recording ended early", "the simulator went away", f"glassbridge replay {file}"

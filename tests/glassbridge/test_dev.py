@@ -66,7 +66,7 @@ def test_a_scenario_that_fails_exits_1_and_says_why(tmp_path: Path) -> None:
 
 
 def test_a_child_that_dies_comes_back_and_the_lens_with_it(tmp_path: Path) -> None:
-    with dev_process(tmp_path) as dev:
+    with dev_process(tmp_path, "--no-discover") as dev:
         children = dev.children()
         assert len(children) == 3
         for number, victim in enumerate(children, 1):
@@ -93,7 +93,7 @@ def test_an_event_is_sent_again_from_the_command_line(tmp_path: Path) -> None:
             env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
         )
 
-    with dev_process(tmp_path) as dev:
+    with dev_process(tmp_path, "--no-discover") as dev:
         wait_for(lambda: any("battery" in text for text in shown(dev)), "the lens is lit", within=30)
         run("tap", "right").check_returncode()
         wait_for(lambda: any("touches: 1" in text for text in shown(dev)), "the tap has arrived")
@@ -212,7 +212,7 @@ def test_a_taken_port_is_named_with_the_cure(tmp_path: Path) -> None:
 
 
 def test_other_commands_find_the_running_dev(tmp_path: Path) -> None:
-    with dev_process(tmp_path) as dev:
+    with dev_process(tmp_path, "--no-discover") as dev:
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
 
         def command(*words: str) -> str:
@@ -229,5 +229,16 @@ def test_other_commands_find_the_running_dev(tmp_path: Path) -> None:
             json.loads(command("app", "list", "--json"))["apps"][0]["packageName"] == "org.glassbridge.clock"
         )
         assert command("user", "list") == "dev@glassbridge.local\n"
+        template = tmp_path / "app_config.json"  # as MentraOS' console takes it: without a name
+        template.write_text(
+            '{"settings": [{"type": "toggle", "key": "big", "label": "Big", "defaultValue": true}]}'
+        )
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            command("app", "import", str(template))
+        assert "--package NAME" in refused.value.stderr
+        command("app", "import", str(template), "--package", "org.glassbridge.clock")
+        exported = json.loads(command("app", "export", "org.glassbridge.clock"))
+        assert [setting["key"] for setting in exported["settings"]] == ["big"]
+        assert exported["permissions"][0]["type"] == "ALL", "what the file does not say stays"
         command("app", "stop", "org.glassbridge.clock")
         wait_for(lambda: shown(dev) == ["", ""], "the stopped app has left the lens")

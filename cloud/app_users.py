@@ -75,8 +75,11 @@ class AppUsers:
 
     def arrived_elsewhere(self, user: str, package: str, news: Mapping[str, Any]) -> None:
         """Another node has a user's app. Raises KeyError, TypeError or ValueError for what cannot be read."""
-        self._rooms.arrived(user, package, str(news["session"]))
-        self._elsewhere[user, package] = (str(news["node"]), float(news["joined"]))
+        session_id, where = str(news["session"]), (str(news["node"]), float(news["joined"]))
+        self._rooms.arrived(
+            user, package, session_id
+        )  # read as a whole first: half an arrival would stay for ever
+        self._elsewhere[user, package] = where
 
     def left_elsewhere(self, user: str, package: str) -> None:
         """It no longer has."""

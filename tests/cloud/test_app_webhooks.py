@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse, Response
 
-from cloud.app_webhooks import QUEUE_RETRY
-from cloud.auth import hash_api_key
+from cloud.core.endpoints import EndpointLimits
 from cloud.server import Cloud
-from cloud.store.records import AppRecord, AppType
-from cloud.webhooks import WebhookError, WebhookResult
+from cloud.webhooks import WebhookError
 from tests.support.app_server import FakeApp
 from tests.support.cloud import USER, phone, register, running
-from tests.support.hot_path import USER as USER_OF_PATH
-from tests.support.hot_path import hot_path
 from tests.support.waiting import until
 from wire.errors import ErrorCode
 
@@ -78,36 +75,39 @@ async def test_an_app_server_has_its_time_from_when_a_slot_is_free_for_its_webho
         await app.started(OTHER)
 
 
-class Full:
-    """Webhooks while all slots are taken by others."""
-
-    async def post(self, url: str, body: Mapping[str, Any], **_: Any) -> WebhookResult:
-        return WebhookResult(ok=False, status=None, error=WebhookError.QUEUE, body=None, duration=0.0)
-
-
 @pytest.mark.failure("APP-05")
 @pytest.mark.failure("APP-11")
 async def test_a_start_that_finds_our_own_queue_full_is_held_back_and_not_counted_against_the_server(
-    tmp_path: Path,
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with hot_path(tmp_path, apps=0) as path:
-        hub = path.hub
-        record = AppRecord(
-            package_name="b",
-            name="B",
-            public_url="http://192.0.2.9",
-            hashed_api_key=hash_api_key("k"),
-            app_type=AppType.BACKGROUND,
-        )
-        await hub._store.put_app(record)
-        hub._webhooks._client = Full()  # type: ignore[assignment]
-        outcome = await hub.start_app(USER_OF_PATH, "b")
-        assert outcome.code == ErrorCode.APP_UNREACHABLE
-        assert outcome.message.startswith("queue_full")
-        assert hub._endpoints._known["http://192.0.2.9"].failures == 0
-        life = hub._sessions[USER_OF_PATH].session.app("b")
-        assert life is not None
-        assert life.next_attempt is not None
-        assert life.next_attempt > asyncio.get_running_loop().time() + QUEUE_RETRY / 2
-        [kept] = hub.webhooks_of("b")
-        assert kept["error"] is WebhookError.QUEUE
+    monkeypatch.setattr("cloud.webhooks.PER_HOST_MAX", 1)
+    monkeypatch.setattr("cloud.webhooks.QUEUE_TIMEOUT", 0.05)
+    monkeypatch.setattr("cloud.app_webhooks.QUEUE_RETRY", 2.5)
+    slow = asyncio.Event()
+
+    async def answer(webhook: dict[str, Any]) -> Response | None:
+        if webhook["userId"] == OTHER:
+            return None
+        await slow.wait()
+        return JSONResponse({"status": "success"})  # and never connects: nothing speaks for the server
+
+    async with FakeApp("a", "k") as app, phone(cloud) as one, phone(cloud, user=OTHER) as two:
+        app.answer = answer
+        await register(cloud, app)
+        await two.next("connection_ack")
+        await one.start_app("a")
+        await until(lambda: app.requests(), "the only slot is taken")
+        for _ in range(EndpointLimits().failures + 1):
+            outcome = await cloud.hub.start_app(OTHER, "a")
+            assert outcome.code == ErrorCode.APP_UNREACHABLE
+            assert outcome.message.startswith("queue_full")
+        assert cloud.hub.webhooks_of("a")[-1]["error"] is WebhookError.QUEUE
+        view = cloud.hub.session_view(OTHER)
+        assert view is not None
+        assert (view.apps[0].state, view.apps[0].attempt) == ("error", 0)
+        assert view.apps[0].next_attempt_in is not None
+        assert 1.0 < view.apps[0].next_attempt_in <= 2.5
+        assert len(app.requests()) == 1, "nothing of it has reached the server"
+        slow.set()
+        # Were the server thought dead, it would be asked again in five minutes.
+        await app.started(OTHER)

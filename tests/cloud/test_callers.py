@@ -100,7 +100,7 @@ async def test_who_starts_what_another_stops_hears_that_it_did_not_start(rig: Ri
     assert (await stop).ok
 
 
-@pytest.mark.failure("CON-09")
+@pytest.mark.failure("CON-06")
 @pytest.mark.parametrize("stage", Stage)
 async def test_every_way_to_fail_has_a_code_and_its_own_words(rig: Rig, stage: Stage) -> None:
     [waiting] = await asked(rig)

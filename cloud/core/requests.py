@@ -210,22 +210,11 @@ class Requests:
         return [] if opened is None else self._photo_failed(opened, code, message)
 
     def photo_answered(self, answer: glasses.PhotoResponse) -> list[Effect]:
-        """The phone's verdict. Success has reached SDK 2 by the upload already; SDK 3 may be told as well."""
+        """The phone's verdict. A success needs no word of ours: the upload is the answer, SDK 2 warns of any other, and
+        SDK 3 would take it for the whole answer and lose a photo that is still on its way."""
         opened = self._end("photo", answer.request_id)
-        if opened is None:
+        if opened is None or answer.success:
             return []
-        if answer.success:
-            return [
-                ToApp(
-                    opened.package,
-                    to_app.AppPhotoResponse(
-                        session_id=opened.session_id,
-                        request_id=opened.request_id,
-                        success=True,
-                        photo_url=answer.photo_url,
-                    ),
-                )
-            ]
         code = answer.error_code or (answer.error.code if answer.error else "UNKNOWN")
         message = answer.error_message or (answer.error.message if answer.error else "")
         return self._photo_failed(opened, code, message or "the glasses could not take the photo")

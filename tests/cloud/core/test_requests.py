@@ -51,6 +51,17 @@ def test_audio_is_answered_by_the_phone_or_after_a_minute() -> None:
     assert asks.deadline is None
 
 
+@pytest.mark.parametrize(("success", "told"), [(True, 0), (False, 2)])
+def test_of_a_photo_only_a_failure_is_told_for_the_upload_is_the_answer(success: bool, told: int) -> None:
+    asks = requests()
+    asks.photo("p", SID, "https://x/p", app.AppPhotoRequest(request_id="r"), 0.0)
+    answer = glasses.PhotoResponse(
+        request_id="r", success=success, photo_url="https://x/1.jpg", error_code=None, error_message=None
+    )
+    assert len(asks.photo_answered(answer)) == told
+    assert asks.deadline is None, "it is over either way"
+
+
 def test_what_is_open_is_answered_by_the_node_that_goes_on_with_it_when_it_would_have_been() -> None:
     old = requests()
     old.photo("p", SID, "https://x/p", app.AppPhotoRequest(request_id="photo"), 0.0)

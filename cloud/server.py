@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -34,7 +33,6 @@ from cloud.config import CloudConfig, prepare_data_dir
 from cloud.glasses_socket import GlassesSocket
 from cloud.http.app import build_http_app
 from cloud.http.console.console import LIVE_PATH, Console
-from cloud.http.overview import answer
 from cloud.http.routing import RouteSpec
 from cloud.http.services import Services
 from cloud.hub import Hub
@@ -119,6 +117,11 @@ class Cloud:
             except BaseException:
                 self._instance.release()
                 raise
+            if config.cluster.nats and config.store.url is None:
+                log.warning(
+                    "this node has users, apps and tokens of its own: other nodes of the cluster do not know them; "
+                    "set store.url to a PostgreSQL that all nodes share"
+                )
         auth = config.auth
         assert auth.secret is not None  # `ready_to_serve` saw to it
         self.verifier = TokenVerifier(
@@ -173,7 +176,7 @@ class Cloud:
         if self.hub.cluster is not None:
             self.services.elsewhere = Elsewhere(self.hub.cluster, http_app)
             self.services.others = self.hub.cluster.node, self.hub.cluster.ask_others
-            self.hub.cluster.answer_view = partial(answer, self.services)
+            self.hub.cluster.answer_view = self._console.answer
         self.listener = Listener(
             http_app=http_app,
             upgrade=self._upgrade,

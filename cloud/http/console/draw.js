@@ -84,21 +84,58 @@ export function amount(value, unit) {
   return `${value >= 100 ? Math.round(value).toLocaleString("en") : Math.round(value * 10) / 10}${unit ? ` ${unit}` : ""}`;
 }
 
+//: Bars are as wide as this at least, seconds: two samples. And so many at most.
+const BUCKETS = [10, 15, 30, 60, 120];
+const BARS_MAX = 60;
+
+/** Where time goes in a plot: as much as there is, as the cloud keeps an hour of everything. */
+function frame(box, points) {
+  const width = Math.max(box.clientWidth, 200), height = 116, left = 6, bottom = 18, top = 8;
+  const now = server.now(), from = Math.min(points[0]?.[0] ?? now - 10, now - 10);
+  return { width, height, left, now, from,
+    x: (at) => left + ((at - from) / (now - from)) * (width - left - 6),
+    y: (part) => top + (1 - part) * (height - top - bottom) };
+}
+
+function scale(svg, { width, height, left, now, from, y }, high) {
+  for (const part of [0, 0.5, 1]) svg.append(s("line", { x1: left, x2: width - 6, y1: y(part), y2: y(part), class: "grid" }));
+  svg.append(s("text", { x: width - 8, y: y(1) + 11, class: "tick", "text-anchor": "end" }, high));
+  svg.append(s("text", { x: left, y: height - 4, class: "tick" }, `${span(now - from)} ago`), s("text", { x: width - 8, y: height - 4, class: "tick", "text-anchor": "end" }, "now"));
+}
+
+/** How often something happened, as one bar for each piece of the time shown. points: [[at, times since the last point]]. */
+export function bars(box, points, { title }) {
+  const place = frame(box, points), { width, height, now, from, x, y } = place;
+  const size = BUCKETS.find((one) => (now - from) / one <= BARS_MAX) ?? BUCKETS.at(-1);
+  const counts = new Map();
+  for (const [at, times] of points) {
+    const start = Math.floor(at / size) * size;  // by the clock, so that bars stay where they are
+    counts.set(start, (counts.get(start) ?? 0) + times);
+  }
+  const high = nice(Math.max(5, ...counts.values()));  // one looks like one, not like as many as ever
+  const last = points.reduce((sum, [at, times]) => sum + (at > now - 60 ? times : 0), 0);
+  const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${title}: ${amount(last)} in the last minute` });
+  for (const [start, times] of counts) {
+    if (!times) continue;
+    const left = x(Math.max(start, from)), wide = Math.max(2, x(Math.min(start + size, now)) - left - 1);
+    const bar = s("rect", { x: left, y: y(times / high), width: wide, height: y(0) - y(times / high), class: "count" });
+    bar.append(s("title", {}, `${amount(times)} within ${span(size)} from ${clock(start)}`));
+    svg.append(bar);
+  }
+  scale(svg, place, `${amount(high)} in ${span(size)}`);
+  box.replaceChildren(svg);
+  return last;
+}
+
 /** One measurement over time. points: [[at, value or null]]; `good` is a line that should not be crossed. */
 export function plot(box, points, { unit, good, title, floor = 1 }) {
-  const width = Math.max(box.clientWidth, 200), height = 116, left = 6, bottom = 18, top = 8;
+  const place = frame(box, points), { width, height, left, now, x } = place;
   const known = points.filter(([, value]) => value !== null);
   const high = nice(Math.max(floor, ...known.map(([, value]) => value * 1.1)));
-  const now = server.now();
-  // As much as there is: the cloud keeps an hour, the same for every plot.
-  const from = Math.min(points[0]?.[0] ?? now - 10, now - 10);
-  const x = (at) => left + ((at - from) / (now - from)) * (width - left - 6);
-  const y = (value) => top + (1 - value / high) * (height - top - bottom);
+  const y = (value) => place.y(value / high);
   const last = known.at(-1)?.[1] ?? null;
   const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${title}: now ${amount(last, unit)}` });
-  for (const part of [0, 0.5, 1]) svg.append(s("line", { x1: left, x2: width - 6, y1: y(high * part), y2: y(high * part), class: "grid" }));
-  svg.append(s("text", { x: width - 8, y: y(high) + 11, class: "tick", "text-anchor": "end" }, amount(high, unit)));
-  svg.append(s("text", { x: left, y: height - 4, class: "tick" }, `${span(now - from)} ago`), s("text", { x: width - 8, y: height - 4, class: "tick", "text-anchor": "end" }, "now"));
+  scale(svg, place, amount(high, unit));
   if (good && good <= high) svg.append(s("line", { x1: left, x2: width - 6, y1: y(good), y2: y(good), class: "limit" }));
   let line = "", area = "", open = null;
   const close = (at) => { if (open !== null) area += `L${x(at).toFixed(1)},${y(0)}Z`; open = null; };

@@ -1,7 +1,7 @@
 """Samples of the process's own metrics for the console's plots: the last hour, one every few seconds.
 
-Rules: reads what is measured anyway (cloud/metrics.py) and measures nothing itself. Rates and means are worked out
-between two samples, so a plot shows what happened then, not since the start. Bounded by `SAMPLES_MAX`.
+Rules: reads what is measured anyway (cloud/metrics.py) and measures nothing itself. A sample has what happened since the one
+before, as a count or a mean; never a rate, which makes five hundred a minute of one event in a tenth of a second. Bounded by `SAMPLES_MAX`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cloud.metrics import PREFIX
 #: One hour at one sample every 5 s (the hub publishes its gauges that often).
 SAMPLES_MAX: Final = 720
 
-#: Counter family -> label that is kept apart, or None for the sum of all.
+#: Counter families, each as the sum over its labels.
 _COUNTERS: Final = (
     "reconnects_total",
     "connects_total",
@@ -49,7 +49,6 @@ class Samples:
         before, self._before = self._before, reading
         if before is None or at <= before.at:
             return
-        seconds = at - before.at
         webhooks = reading.webhook_count - before.webhook_count
         self._number += 1
         self._kept.append(
@@ -64,16 +63,14 @@ class Samples:
                 if webhooks
                 else None,
                 **{
-                    name.removesuffix("_total"): round(
-                        (reading.counts[name] - before.counts[name]) / seconds * 60, 1
-                    )
+                    name.removesuffix("_total"): round(reading.counts[name] - before.counts[name])
                     for name in _COUNTERS
                 },
             }
         )
 
     def since(self, number: int) -> list[dict[str, Any]]:
-        """Samples after this number, oldest first. Rates are per minute, members say their unit."""
+        """Samples after this number, oldest first. Counters are counts since the sample before, the other members say their unit."""
         return [sample for sample in self._kept if sample["n"] > number]
 
     def _read(self, at: float) -> tuple[_Reading, dict[str, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -310,9 +310,12 @@ class Cluster:
         body = orjson.dumps({"v": 1, "node": self.node, "what": what, **about})
         self.fabric.send(EVERYBODY, body, fanout=True)
 
-    async def ask_others(self, question: dict[str, Any]) -> dict[str, Any]:
-        """What every other node that has been heard of lately says to this, None where it says nothing in time."""
-        nodes = list(self._heard)
+    async def ask_others(
+        self, question: dict[str, Any], only: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        """What every other node that has been heard of lately says to this, None where it says nothing in time; `only`:
+        those of them."""
+        nodes = [node for node in self._heard if only is None or node in only]
         return dict(zip(nodes, await asyncio.gather(*(self._view(n, question) for n in nodes)), strict=True))
 
     async def _view(self, node: str, question: dict[str, Any]) -> Any:

@@ -40,11 +40,21 @@ def answer(services: Services, question: Mapping[str, Any]) -> dict[str, Any]:
                 "sessions": len(services.hub.user_ids()),
                 "draining": services.hub.draining,
                 "loop_lag": services.loop_watch.lag,
+                "admission": _admission(services),
                 "storage": services.store.away or "ok",
                 "backlog_bytes": services.hub.backlog,
             }
         case unknown:
             raise ValueError(f"there is no view {unknown!r}")
+
+
+def _admission(services: Services) -> str:
+    """`normal`, `shedding` or `refusing`."""
+    for family in services.metrics.gauge("admission").collect():
+        for one in family.samples:
+            if one.value:
+                return one.labels["state"]
+    return "normal"
 
 
 async def _all(services: Services, question: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

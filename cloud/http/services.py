@@ -63,8 +63,9 @@ class Services:
     siblings: Siblings | None = None
     #: In a cluster: the answer of the node that owns the caller's session, None if this node answers.
     elsewhere: Callable[[Any], Awaitable[Any]] | None = None
-    #: In a cluster: this node's name, and what puts one question to all others; a node's answer is None if it gave none.
-    others: tuple[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] | None = None
+    #: In a cluster: this node's name, and what puts one question to all others, or to those named by a second argument;
+    #: a node's answer is None if it gave none.
+    others: tuple[str, Callable[..., Awaitable[dict[str, Any]]]] | None = None
     monotonic: Callable[[], float] = time.monotonic
     #: An ordinary client makes a burst of about 20 requests at start, then a few a minute.
     requests: RateLimiter = field(default_factory=lambda: RateLimiter(rate=20, burst=100))

@@ -6,22 +6,27 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Locator, Page, expect
 from websockets.asyncio.client import connect
 
 from cloud.auth import hash_api_key
+from cloud.cluster.fabric import Fabric
+from cloud.cluster.nats import NatsFabric, NatsOptions
 from cloud.core.session import SessionState
 from cloud.http.console.console import ASSETS, LIVE_PATH
+from cloud.http.console.samples import Samples
 from cloud.hub import Hub
 from cloud.session_entry import SessionEntry
 from tests.browser.conftest import IMAGES
+from tests.support.brokers import Brokers
 from tests.support.cloud import phone, running
 from tests.support.console import (
     ADMIN,
@@ -35,11 +40,15 @@ from tests.support.console import (
     world,
 )
 from tests.support.fault_proxy import FaultProxy
+from tests.support.link_phone import LinkPhone
+from tests.support.nodes import nodes
 from tests.support.waiting import SLOW, until
 
 expect.set_options(timeout=10_000 * SLOW)
 
 SESSIONS = 1000
+#: Samples in the picture of the health page, and how far they are apart in a cloud, in seconds.
+HISTORY, SAMPLE_EVERY = 240, 5.0
 #: Scrolling through all rows: how long the frames took, in milliseconds.
 SCROLL = """async () => {
   const list = document.querySelector(".list"), times = [];
@@ -59,6 +68,16 @@ SCROLL = """async () => {
 async def console() -> AsyncIterator[Browser]:
     async with chromium() as browser:
         yield browser
+
+
+@pytest.fixture
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
+    servers = Brokers(tmp_path_factory.mktemp("nats"), 1)
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.close()
 
 
 async def shoot(page: Page, name: str) -> None:
@@ -249,19 +268,38 @@ async def test_a_token_is_minted_once_and_revoked(console: Browser, tmp_path: Pa
 
 
 async def test_health_draws_what_the_process_measures(console: Browser, tmp_path: Path) -> None:
-    async with world(tmp_path) as scene, opened(console, scene.cloud, "/health") as page:
-        for number in range(40):  # samples now, not one every 5 s
-            if number % 5 == 0:
-                await scene.anna.send("button_press", buttonId="main", pressType="short")
-            if number in (12, 30):
+    async with world(tmp_path) as scene:
+        await scene.captions.session(ANNA).subscribe("transcription:en-US", "button_press")
+        hub, samples = scene.cloud.hub, Samples(scene.cloud.services)
+        scene.cloud._console.samples = samples
+        # Twenty minutes in a few seconds: what is measured is real, only the clock of the samples runs faster.
+        steps = iter(range(10**6))
+        begin = time.time() - HISTORY * SAMPLE_EVERY
+        hub.on_published = lambda: samples.take(begin + next(steps) * SAMPLE_EVERY)
+        for number in range(HISTORY):
+            if number in (90, 175):
                 await scene.anna.drop()
+            elif number in (94, 177):
                 await scene.anna.connect()
-            scene.cloud.hub.publish()
-            await page.wait_for_timeout(120)
-        await expect(page.locator("[data-plot=sessions] output")).to_have_text("1")
-        assert await page.locator(".plot svg path.curve").count() == 9
-        await expect(page.locator(".facts")).to_contain_text("ready")
-        await shoot(page, "health")
+            elif number % 7 == 4:
+                await scene.anna.send("button_press", buttonId="main", pressType="short")
+            hub.publish()
+            await asyncio.sleep(0.03)
+        hub.on_published = scene.cloud._console.sample
+        kept = samples.since(0)
+        assert sum(one["reconnects"] for one in kept) == 2
+        failures = sum(one["webhook_failures"] for one in kept)
+        async with opened(console, scene.cloud, "/health") as page:
+            await expect(page.locator("[data-plot=sessions] output")).to_have_text("1")
+            await expect(page.locator("[data-plot=reconnects] output")).to_have_text("0 in the last minute")
+            for name, count in (("reconnects", 2), ("webhook_failures", failures)):
+                bars = page.locator(f"[data-plot={name}] rect.count")
+                told = await bars.all_text_contents()
+                assert sum(int(words.split()[0]) for words in told) == count, "one looks like one"
+            assert await page.locator(".plot svg path.curve").count() == 5
+            await expect(page.locator(".facts")).to_contain_text("ready")
+            await expect(page.locator("#nodes")).to_be_hidden()
+            await shoot(page, "health")
 
 
 async def test_only_the_admin_token_opens_the_console(console: Browser, tmp_path: Path) -> None:
@@ -422,16 +460,52 @@ async def test_the_console_works_with_keys_alone(console: Browser, tmp_path: Pat
         await expect(page.locator(f".card[data-package='{CAPTIONS}']")).to_contain_text("stopped")
 
 
-async def test_a_page_says_that_it_shows_one_node_of_several(console: Browser, tmp_path: Path) -> None:
-    async def nobody(call: object) -> None:
-        """No other node answers."""
+async def test_a_console_shows_the_sessions_of_all_nodes_and_names_the_one_that_is_silent(
+    console: Browser, tmp_path: Path, broker: Brokers
+) -> None:
+    async def make() -> Fabric:
+        return await NatsFabric.open(NatsOptions(servers=broker.urls, cell="console", buckets=1))
 
-    async with world(tmp_path) as scene:
-        scene.cloud.services.elsewhere = nobody
-        async with opened(console, scene.cloud) as page:
-            await expect(page.locator("#several")).to_be_visible()
-            await page.goto(f"{scene.cloud.url}/console#/session/{BEN}")
-            await expect(page.locator(".empty")).to_contain_text("Another may serve it")
+    async with (
+        nodes(tmp_path, make) as world,
+        world.phone(ANNA, first=0) as anna,
+        world.phone(BEN, first=1) as ben,
+    ):
+        await until(lambda: anna.is_live and ben.is_live, "both wear glasses")
+        first, second = (cloud.services.others[0] for cloud in world.clouds if cloud.services.others)
+        async with opened(console, world[0]) as page:
+            rows = page.locator(".line .user")
+            await expect(rows).to_have_text([f"{ANNA} {first}", f"{BEN} {second}"])
+            await expect(page.locator("#count-sessions")).to_have_text("2 connected")
+            await page.get_by_label("Search sessions").fill("node1")
+            await expect(page.locator("#total")).to_have_text("1 of 2")
+            await rows.click()
+            await expect(page.locator("h2")).to_have_text(BEN)
+            await expect(page.locator(".facts")).to_contain_text(second)
+            await expect(page.locator(".facts .chip").first).to_have_text("connected")
+            await page.get_by_role("link", name="Trace").last.click()
+            event = page.locator(".trace li[data-kind=from_glasses]", has_text=BEN)
+
+            async def noted() -> bool:
+                """Events are noted while somebody watches: the first question to the other node begins that."""
+                ben.press()
+                await asyncio.sleep(0.5)
+                return await event.count() > 0
+
+            await until(noted, "the trace of the other node", 20)
+            await expect(event.first).to_contain_text(second)
+            await expect(event.get_by_role("button", name="Replay")).to_have_count(0)
+            await page.get_by_role("link", name="Health", exact=True).click()
+            line = page.locator(f"#nodes tr[data-node={second}]")
+            await expect(line).to_contain_text("normal")
+            await expect(line.locator("td").last).to_have_text("1")
+            await expect(page.locator("#silent")).to_be_hidden()
+            await world.lose(1, redial=False)
+            await expect(page.locator("#silent")).to_contain_text(f"No answer from {second}")
+            await expect(line).to_have_count(0)
+            await page.get_by_role("link", name="Sessions", exact=True).click()
+            await page.get_by_label("Search sessions").fill("")
+            await expect(rows).to_have_text([f"{ANNA} {first}"])
 
 
 async def test_the_last_of_a_thousand_is_one_key_away_and_its_page_comes_when_it_is_looked_at(

@@ -245,17 +245,36 @@ async def test_a_question_that_makes_no_sense_is_answered_and_the_last_look_goes
         assert (await page.hear("rows"))["total"] == 2
 
 
-async def test_a_console_of_one_of_several_processes_is_told_that_there_are_others(tmp_path: Path) -> None:
+async def test_a_console_of_a_process_alone_knows_of_no_other_and_asks_none(tmp_path: Path) -> None:
+    async with live(tmp_path) as scene, scene.page() as page:
+        assert (await page.hear("welcome"))["node"] is None
+        assert (await page.hear("summary"))["silent"] == []
+        assert (scene.console.everywhere, scene.console._asking) == (None, None)
+
+
+async def test_a_console_of_a_cluster_shows_all_nodes_and_asks_only_while_it_is_open(tmp_path: Path) -> None:
+    asked = []
+
+    async def others(question: dict[str, Any], only: Any = None) -> dict[str, Any]:
+        asked.append(question)
+        return {"b": None}
+
     async with live(tmp_path) as scene:
+        scene.world.services.others = ("a", others)
+        scene.hub.connect(ANNA)
         async with scene.page() as page:
-            assert (await page.hear("welcome"))["is_one_of_several"] is False
-        scene.world.services.elsewhere = nobody
-        async with scene.page() as page:
-            assert (await page.hear("welcome"))["is_one_of_several"] is True
-
-
-async def nobody(call: object) -> None:
-    """No other process answers."""
+            assert (await page.hear("welcome"))["node"] == "a"
+            await page.look("sessions")
+            rows = await page.hear("rows")
+            assert [(row["u"], row["n"]) for row in rows["rows"]] == [(ANNA, "a")]
+            await page.look("health")
+            assert [node["node"] for node in (await page.hear("nodes"))["nodes"]] == ["a"]
+            while (await page.hear("summary"))["silent"] != ["b"]:
+                pass
+        await until(lambda: scene.console.everywhere is None, "the console is closed")
+        count = len(asked)
+        await asyncio.sleep(0)
+        assert len(asked) == count
 
 
 async def test_the_lens_is_told_only_to_who_asks_for_it(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 
 from starlette.responses import RedirectResponse, Response
 
+from cloud.http import overview
+from cloud.http.console import everywhere
+from cloud.http.console.everywhere import Everywhere
 from cloud.http.console.feed import Feed
 from cloud.http.console.samples import Samples
 from cloud.http.console.socket import MESSAGE_MAX, ConsoleSocket
@@ -87,6 +90,10 @@ class Console:
         self._has_lens = has_lens
         self._sockets: set[ConsoleSocket] = set()
         self._telling: asyncio.Task[None] | None = None
+        #: In a cluster, while a console is open.
+        self.everywhere: Everywhere | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         #: Whether the rows are those of now; not while nobody looks.
         self.is_fresh = False
 
@@ -102,15 +109,33 @@ class Console:
             "url": self.services.base_url,
             "speech": config.speech.provider,
             "lens": self._has_lens,
-            # Sessions, traces and samples are each node's own; the page says that there are others.
-            "is_one_of_several": self.services.elsewhere is not None,
+            "node": self.everywhere.me if self.everywhere is not None else None,
             "now": time.time(),
             "trace": {"kinds": KINDS, "groups": {name: words for name, (words, _) in GROUPS.items()}},
         }
 
     def summary(self) -> dict[str, Any]:
         """For the head of every page."""
-        return {**self.feed.summary(), "draining": self.services.hub.draining}
+        return {
+            **(self.feed if self.everywhere is None else self.everywhere).summary(),
+            "draining": self.services.hub.draining,
+            "silent": self.everywhere.silent if self.everywhere is not None else [],
+        }
+
+    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        """What this node tells another. Raises KeyError, TypeError or ValueError for a question that cannot be read."""
+        if question["view"] != "console":
+            return overview.answer(self.services, question)
+        # Its rows are those of the last question, a second ago, while they are brought up to date for the next one.
+        if self._telling is None and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh(), name="console rows")
+        return everywhere.answer(self.services, self.feed, question)
+
+    async def _refresh(self) -> None:
+        try:
+            await self.feed.refresh()
+        except Exception:
+            self._failed()
 
     # ------------------------------------------------------------------------------------------------ sockets
 
@@ -135,7 +160,11 @@ class Console:
             return False
         self._sockets.add(socket)
         if self._telling is None:
-            self._telling = asyncio.get_running_loop().create_task(self._tell(), name="console")
+            loop = asyncio.get_running_loop()
+            if self.services.others is not None:
+                self.everywhere = Everywhere(self.services, self.feed)
+                self._asking = loop.create_task(self._ask(self.everywhere), name="console of all nodes")
+            self._telling = loop.create_task(self._tell(), name="console")
         return True
 
     def left(self, socket: ConsoleSocket) -> None:
@@ -144,20 +173,37 @@ class Console:
         if not self._sockets and self._telling is not None:
             self._telling.cancel()
             self._telling, self.is_fresh = None, False
+            if self._asking is not None:
+                self._asking.cancel()
+                self._asking = self.everywhere = None
+
+    async def _ask(self, all_nodes: Everywhere) -> None:
+        while True:
+            try:
+                await all_nodes.run()
+            except Exception:
+                self._failed()
+            await asyncio.sleep(TICK)
+
+    def _failed(self) -> None:
+        """A bug of the console costs its sockets, which come again."""
+        log.exception("the console failed")
+        self.services.metrics.counter("errors_total").labels("console").inc()
+        for socket in list(self._sockets):
+            socket.fail()
 
     async def _tell(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
                 await self.feed.refresh()
+                if self.everywhere is not None:
+                    await self.everywhere.own()
                 self.is_fresh = True
                 for socket in list(self._sockets):
                     socket.tell(loop.time())
-            except Exception:  # a bug of the console costs its sockets, which come again
-                log.exception("the console failed")
-                self.services.metrics.counter("errors_total").labels("console").inc()
-                for socket in list(self._sockets):
-                    socket.fail()
+            except Exception:
+                self._failed()
             await asyncio.sleep(TICK)
 
 

@@ -8,9 +8,11 @@ Rows hold no content of the user.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final
 
 from cloud.http.ports import AppView, Hub, SessionView
@@ -25,6 +27,10 @@ FRESH: Final = 0.4
 STRIP_MAX: Final = 24
 #: Orders and searches of the present version that are kept: consoles that look at the same share one sorting.
 FOUND_MAX: Final = 8
+#: Rows in one answer to another node: some hundred kB at most.
+NEWS_MAX: Final = 200
+#: Sessions that ended are remembered for the nodes that ask every second; one that asks later is told all anew.
+ENDED_MAX: Final = 2000
 #: Two readings of one moment differ by the rounding of two clocks. Seconds.
 SAME_MOMENT: Final = 2.0
 
@@ -91,7 +97,14 @@ class Kept:
 
 
 def _kept(version: int, row: dict[str, Any]) -> Kept:
-    words = [row["u"], row["s"], _SHOWN_AS.get(row["s"], ""), row["m"] or "", row["why"] or ""]
+    words = [
+        row["u"],
+        row["s"],
+        _SHOWN_AS.get(row["s"], ""),
+        row["m"] or "",
+        row["why"] or "",
+        row.get("n", ""),
+    ]
     words += [f"{app['p']} {app['s']}" for app in row["apps"]]
     return Kept(version, row, " ".join(words).lower(), urgency(row))
 
@@ -104,56 +117,33 @@ ORDERS: Final[Mapping[str, Callable[[Kept], Any]]] = {
 }
 
 
-class Feed:
-    """Rows by user. `await refresh()`, then `find(search, order)` and `summary()`."""
+class Table:
+    """Rows by user, each with the version at which it last changed: `find(search, order)` and `summary()`."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self) -> None:
         self.version = 0
+        #: In the order of their versions: what is new stands at the end.
         self._rows: dict[str, Kept] = {}
         self._found: dict[tuple[str, str], list[Kept]] = {}
         self._found_version = -1
         self._summary: dict[str, int] = {}
         self._summary_version = -1
-        self._seq = 0
-        self._looked_at = float("-inf")
-        self._swept_at = float("-inf")
-        self._looking = asyncio.Lock()
 
-    async def refresh(self) -> None:
-        """Bring the rows up to date: those that the trace names, or all of them when that is due."""
-        async with self._looking:  # all consoles share one look
-            now = asyncio.get_running_loop().time()
-            if now - self._looked_at < FRESH:
-                return
-            seq, users = self._hub.changed(self._seq)
-            whole = users is None or now - self._swept_at >= SWEEP
-            await self._look(set(self._hub.user_ids()) | self._rows.keys() if whole else users or set())
-            # A change during the look is seen by the next one: its number is greater.
-            self._seq = seq
-            self._looked_at = asyncio.get_running_loop().time()
-            if whole:
-                self._swept_at = self._looked_at
-
-    async def _look(self, users: set[str]) -> None:
-        for number, user_id in enumerate(users):
-            if number and number % SLICE == 0:
-                await asyncio.sleep(0)
-            self._update(user_id)
-
-    def _update(self, user_id: str) -> None:
-        view = self._hub.session_view(user_id)
+    def put(self, user_id: str, row: dict[str, Any]) -> None:
+        """The row of this user is so now."""
         kept = self._rows.get(user_id)
-        if view is None:
-            if kept is not None:
-                self.version += 1
-                del self._rows[user_id]
-            return
-        fresh = row(view, self._hub.lanes(user_id), time.time())
-        if kept is not None and kept.row == fresh:
+        if kept is not None and kept.row == row:
             return
         self.version += 1
-        self._rows[user_id] = _kept(self.version, fresh)
+        self._rows.pop(user_id, None)
+        self._rows[user_id] = _kept(self.version, row)
+
+    def drop(self, user_id: str) -> bool:
+        """There is none; False if there was none."""
+        if self._rows.pop(user_id, None) is None:
+            return False
+        self.version += 1
+        return True
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -183,3 +173,73 @@ class Feed:
             rows = [kept for kept in self._rows.values() if all(word in kept.text for word in words)]
             found = self._found[search, order] = sorted(rows, key=ORDERS[order])
         return found
+
+
+class Feed(Table):
+    """This node's rows: `await refresh()`, then ask; `news` is what another node is told of them."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__()
+        #: Who asks for what is new says of which feed he has the rest: a node that was started again has another.
+        self.name = secrets.token_hex(4)
+        #: Whether all rows were looked at once.
+        self.is_whole = False
+        self._hub = hub
+        self._seq = 0
+        self._looked_at = float("-inf")
+        self._swept_at = float("-inf")
+        self._looking = asyncio.Lock()
+        self._ended: dict[str, int] = {}  # the version at which a user's row went, in that order
+        self._forgotten = 0  # the newest of those versions that is no longer kept
+
+    async def refresh(self) -> None:
+        """Bring the rows up to date: those that the trace names, or all of them when that is due."""
+        async with self._looking:  # all consoles share one look
+            now = asyncio.get_running_loop().time()
+            if now - self._looked_at < FRESH:
+                return
+            seq, users = self._hub.changed(self._seq)
+            whole = users is None or now - self._swept_at >= SWEEP
+            await self._look(set(self._hub.user_ids()) | self._rows.keys() if whole else users or set())
+            # A change during the look is seen by the next one: its number is greater.
+            self._seq = seq
+            self._looked_at = asyncio.get_running_loop().time()
+            self.is_whole = True
+            if whole:
+                self._swept_at = self._looked_at
+
+    async def _look(self, users: set[str]) -> None:
+        for number, user_id in enumerate(users):
+            if number and number % SLICE == 0:
+                await asyncio.sleep(0)
+            self._update(user_id)
+
+    def _update(self, user_id: str) -> None:
+        view = self._hub.session_view(user_id)
+        if view is not None:
+            self.put(user_id, row(view, self._hub.lanes(user_id), time.time()))
+            self._ended.pop(user_id, None)
+        elif self.drop(user_id):
+            self._ended[user_id] = self.version
+            if len(self._ended) > ENDED_MAX:
+                self._forgotten = self._ended.pop(next(iter(self._ended)))
+
+    def news(self, name: str, since: int, ended_since: int) -> dict[str, Any]:
+        """What another node does not have yet, a page at a time: `next` is what it asks with next, at once if there is
+        `more`. `reset`: what it has is of another time. Takes the three of `next`; "", 0, 0 at first."""
+        reset = name != self.name or ended_since < self._forgotten
+        if reset:
+            since, ended_since = 0, self.version
+        fresh = list(takewhile(lambda kept: kept.version > since, reversed(self._rows.values())))[::-1]
+        page = fresh[:NEWS_MAX]
+        more = len(page) < len(fresh)
+        ended = [
+            user for user, _ in takewhile(lambda one: one[1] > ended_since, reversed(self._ended.items()))
+        ]
+        return {
+            "reset": reset,
+            "more": more,
+            "next": [self.name, page[-1].version if more else self.version, self.version],
+            "ended": ended,
+            "rows": [kept.row for kept in page],
+        }

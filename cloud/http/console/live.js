@@ -85,6 +85,7 @@ class Live {
   end() {
     this.drop();
     this.due = this.lostAt = this.refused = null;
+    byId("silent").hidden = true;
     byId("not-live").hidden = true;
     server.go();
     say("off", "signed out");
@@ -170,7 +171,10 @@ class Live {
     else this.reason = `The cloud says: ${message}`;
   }
 
-  summary({ connected, away, failing, draining }) {
+  summary({ connected, away, failing, draining, silent }) {
+    const box = byId("silent");
+    box.hidden = !silent.length;
+    box.textContent = silent.length ? `No answer from ${silent.join(", ")}: what is shown is that of the other nodes.` : "";
     say(draining ? "wait" : "on", draining ? "draining" : "live");
     count("count-sessions", connected, "connected", "on");
     count("count-away", away, "away", "wait");

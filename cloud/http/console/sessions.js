@@ -23,15 +23,14 @@ export class Sessions {
     this.all = null;
     this.wanted = { from: 0, count: 2 * AHEAD };
     this.pool = new Map();
-    this.search = h("input", { type: "search", placeholder: "user, app, model or state", "aria-label": "Search sessions", value: sessionStorage.getItem("glassbridge-search") ?? "", oninput: () => this.seek() });
+    this.search = h("input", { type: "search", placeholder: cloud.node ? "user, app, model, state or node" : "user, app, model or state", "aria-label": "Search sessions", value: sessionStorage.getItem("glassbridge-search") ?? "", oninput: () => this.seek() });
     this.order = h("select", { "aria-label": "Order", onchange: () => this.seek() },
       h("option", { value: "trouble" }, "trouble first"), h("option", { value: "user" }, "by user"), h("option", { value: "newest" }, "newest change first"));
     this.total = h("output.hint", { id: "total", "aria-live": "polite" }, "loading …");
     this.spacer = h("div.spacer");
     this.list = h("div.list", { role: "table", tabindex: "0", "aria-label": "Sessions", onscroll: () => this.schedule(), onkeydown: (event) => this.key(event) }, this.spacer);
     this.empty = h("div.empty", { hidden: true });
-    replace(view, h("div.head", {}, h("h2", {}, "Sessions"), this.search, this.order, this.total,
-      cloud.is_one_of_several ? h("span.hint", { id: "several" }, "at this node; the others serve theirs") : null),
+    replace(view, h("div.head", {}, h("h2", {}, "Sessions"), this.search, this.order, this.total),
       h("div.list-head", { "aria-hidden": "true" }, ...["User", "State", "Last 15 minutes", "Apps", "Glasses"].map((word) => h("span", {}, word))),
       this.list, this.empty);
     const style = getComputedStyle(document.documentElement);
@@ -149,15 +148,17 @@ export class Sessions {
 
   make(user) {
     const cells = { state: h("span.cell", { role: "cell" }), apps: h("span.cell.apps", { role: "cell" }), model: h("span.cell.model", { role: "cell" }) };
+    const node = h("small.hint.node");
     const bar = h("canvas.strip", { role: "cell", "aria-label": "connection over the last 15 minutes" });
     const element = h("a.line", { role: "row", href: `#/session/${encodeURIComponent(user)}`, tabindex: "-1" },
-      h("span.cell.user", { role: "cell" }, user), cells.state, bar, cells.apps, cells.model);
-    return { element, cells, strip: bar, row: null, top: null };
+      h("span.cell.user", { role: "cell" }, user, node), cells.state, bar, cells.apps, cells.model);
+    return { element, cells, node, strip: bar, row: null, top: null };
   }
 
   fill(item, row) {
     item.row = row;
     item.element.dataset.state = tone(row.s);
+    item.node.textContent = row.n ? ` ${row.n}` : "";
     replace(item.cells.state, chip(row.s), " ", since(row.at));
     item.cells.state.title = row.why ?? "";
     replace(item.cells.apps, row.apps.slice(0, 4).map((app) => h("span.chip.app", { data: { state: tone(app.s) }, title: `${app.p}: ${stateWords(app.s)}${app.why ? ` (${app.why})` : ""}` }, h("span.dot"), short(app.p))),
@@ -249,7 +250,7 @@ export class SessionPage {
     for (const name of piece.drop) delete this.page[name];
     const page = this.page;
     if (page.gone) {
-      replace(this.state, h("p.empty", {}, this.cloud.is_one_of_several ? "This user has no session at this node. Another may serve it." : "This user has no session now. It appears as soon as the glasses connect."));
+      replace(this.state, h("p.empty", {}, "This user has no session now. It appears as soon as the glasses connect."));
       replace(this.apps); replace(this.arms); replace(this.glass); replace(this.picture);
       return;
     }
@@ -266,6 +267,7 @@ export class SessionPage {
     replace(this.state,
       fact("Session", chip(page.state), " for ", since(page.at)),
       fact("Why", page.reason || "–"),
+      page.node ? fact("Node", page.node) : null,
       fact("Glasses", page.model ?? "unknown", typeof page.battery === "number" && page.battery >= 0 ? `, ${page.battery} %` : ""),
       fact("Client", page.client ?? "none", page.remote ? ` from ${page.remote}` : ""),
       fact("Microphone", chip(page.microphone), page.speech?.length ? ` ${page.speech.join(", ")}` : ""),

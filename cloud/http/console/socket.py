@@ -127,7 +127,14 @@ class ConsoleSocket:
             self._view.move(message)
         else:
             console = self._console
-            self._view = make_view(message, console.services.hub, console.feed, console.samples)
+            everywhere = console.everywhere
+            self._view = make_view(
+                message,
+                console.services.hub,
+                console.feed if everywhere is None else everywhere,
+                console.samples,
+                everywhere,
+            )
             self._look = look
         if self._timer is None:
             wait = max(0.0, self._answered_at + LOOK_PAUSE - self._loop.time())

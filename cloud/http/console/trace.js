@@ -12,7 +12,7 @@ const TONE = (event) => {
   return /connected|resumed|display_result|exchange/.test(event.kind) || event.after === "connected" ? "on" : "off";
 };
 
-const OWN = new Set(["seq", "at", "user", "kind", "hops", "fault"]);
+const OWN = new Set(["seq", "own", "node", "at", "user", "kind", "hops", "fault"]);
 const ms = (seconds) => (seconds < 0.001 ? "< 1" : seconds * 1000 < 10 ? (seconds * 1000).toFixed(1) : Math.round(seconds * 1000)) + " ms";
 
 function details(event) {
@@ -34,6 +34,7 @@ function details(event) {
 export class Trace {
   constructor(view, query, cloud) {
     this.kinds = cloud.trace.kinds;
+    this.node = cloud.node;
     this.events = [];
     this.seen = this.missed = 0;
     this.held = false;
@@ -65,6 +66,8 @@ export class Trace {
   took(piece) {
     if (piece.reset) { this.events = []; this.seen = this.missed = 0; }
     this.events.push(...piece.events);
+    // Of several nodes each tells of its own once a second: what belongs before what is here already comes later.
+    if (this.node) this.events.sort((a, b) => a.at - b.at);
     this.events.splice(0, Math.max(0, this.events.length - SHOWN_MAX));
     this.seen += piece.seen;
     this.missed += piece.missed ?? 0;
@@ -80,9 +83,10 @@ export class Trace {
   }
 
   line(event) {
-    const summary = [h("time", {}, clock(event.at, true)), h("span.kind", { data: { state: TONE(event) } }, h("span.dot"), this.kinds[event.kind] ?? event.kind.replaceAll("_", " ")), h("span.who", { title: event.user }, event.user), h("span.what", {}, details(event))];
+    const summary = [h("time", {}, clock(event.at, true)), h("span.kind", { data: { state: TONE(event) } }, h("span.dot"), this.kinds[event.kind] ?? event.kind.replaceAll("_", " ")), h("span.who", { title: event.user }, event.user), h("span.what", {}, details(event), event.node ? h("small.hint.node", {}, ` ${event.node}`) : null)];
     return h("li", { data: { seq: String(event.seq), kind: event.kind } }, ...summary,
-      event.kind === "from_glasses" ? h("button.small", { type: "button", onclick: () => this.replay(event) }, "Replay") : null,
+      // What another node kept, only that one can send again.
+      event.kind === "from_glasses" && (event.node ?? null) === this.node ? h("button.small", { type: "button", onclick: () => this.replay(event) }, "Replay") : null,
       event.hops ? this.hops(event) : null);
   }
 
@@ -100,7 +104,7 @@ export class Trace {
 
   async replay(event) {
     try {
-      await ask("POST", path("trace", String(event.seq), "replay"));
+      await ask("POST", path("trace", String(event.own ?? event.seq), "replay"));
       tell("Sent again.");
     } catch (error) { tell(error.message, true); }
   }

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from cloud.auth import normal_user_id
-from cloud.http.console.feed import ORDERS, Feed, moment
+from cloud.http.console.feed import ORDERS, SAME_MOMENT, Table, moment
 from cloud.http.console.samples import Samples
 from cloud.http.ports import AppView, Hub, SessionView
 from wire.errors import ErrorCode, ProtocolError
@@ -92,7 +92,7 @@ class View(Protocol):
 class Rows:
     """A page of the list: `count` rows from number `start` on, of those that hold all words of `search`."""
 
-    def __init__(self, feed: Feed, asked: Mapping[str, Any]) -> None:
+    def __init__(self, feed: Table, asked: Mapping[str, Any]) -> None:
         self._feed = feed
         self._head: tuple[int, int, int, list[str]] | None = None
         self._told: dict[str, int] = {}  # version of each row of the page that the reader has
@@ -127,13 +127,14 @@ class Rows:
 
 
 class OneSession:
-    """The page of one session; what the lens shows only if `lens` is asked for."""
+    """The page of one session, wherever it is; what the lens shows only if `lens` is asked for."""
 
-    def __init__(self, hub: Hub, asked: Mapping[str, Any]) -> None:
+    def __init__(self, hub: Hub, asked: Mapping[str, Any], everywhere: Others | None = None) -> None:
         user = normal_user_id(asked.get("user"))
         if user is None:
             raise ProtocolError(ErrorCode.MALFORMED_MESSAGE, "user: an e-mail address is required")
         self._hub, self._user, self._with_lens = hub, user, asked.get("lens") is True
+        self._everywhere = everywhere
         self._said: dict[str, Any] = {}
 
     def pieces(self) -> list[dict[str, Any]]:
@@ -142,6 +143,11 @@ class OneSession:
         if view is not None:
             lanes = self._hub.lanes(self._user)
             now = session_page(view, lanes, self._said, time.time(), with_lens=self._with_lens)
+        elif self._everywhere is not None:
+            page = self._everywhere.page(self._user, with_lens=self._with_lens)
+            if page is None:  # they are being asked
+                return []
+            now = steady(page, self._said)
         said, self._said = self._said, now
         changed = {name: value for name, value in now.items() if name not in said or said[name] != value}
         dropped = [name for name in said if name not in now]
@@ -151,18 +157,26 @@ class OneSession:
         return [piece if said else piece | {"reset": True}]
 
 
+class Others(Protocol):
+    """What the other nodes know; implemented by `cloud.http.console.everywhere.Everywhere`."""
+
+    def page(self, user: str, *, with_lens: bool) -> Mapping[str, Any] | None: ...
+    def trace(self, since: int = 0) -> Sequence[Mapping[str, Any]]: ...
+    def health(self) -> list[dict[str, Any]]: ...
+
+
 class Trace:
     """Records of a group that hold all words of `search`, as they come; at first the newest of those that are kept."""
 
-    def __init__(self, hub: Hub, asked: Mapping[str, Any]) -> None:
-        self._hub = hub
+    def __init__(self, source: Hub | Others, asked: Mapping[str, Any]) -> None:
+        self._source = source
         self._words = text_of(asked, "search", "", SEARCH_MAX).lower().split()
         self._fits = GROUPS[choice_of(asked, "group", GROUPS)][1]
         self._since: int | None = None
 
     def pieces(self) -> list[dict[str, Any]]:
         is_new = self._since is None
-        records = self._hub.trace(self._since or 0)
+        records = self._source.trace(self._since or 0)
         if not records and not is_new:
             return []
         missed = 0 if self._since is None else records[0]["seq"] - self._since - 1
@@ -179,7 +193,7 @@ class Trace:
         if not self._words:
             return True
         kind = record["kind"]
-        values = (str(value) for name, value in record.items() if name not in ("seq", "at", "hops"))
+        values = (str(value) for name, value in record.items() if name not in ("seq", "own", "at", "hops"))
         text = " ".join((*values, kind.replace("_", " "), KINDS.get(kind, ""))).lower()
         return all(word in text for word in self._words)
 
@@ -202,13 +216,21 @@ class Webhooks:
 
 
 class Health:
-    """Samples for the plots: at first the last hour, then each new one."""
+    """Samples of this node for the plots: at first the last hour, then each new one. And in a cluster how each node is."""
 
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
+    def __init__(self, samples: Samples, everywhere: Others | None = None) -> None:
+        self._samples, self._everywhere = samples, everywhere
         self._since: int | None = None
+        self._nodes: list[dict[str, Any]] = []
 
     def pieces(self) -> list[dict[str, Any]]:
+        nodes = self._everywhere.health() if self._everywhere is not None else []
+        if nodes == self._nodes:
+            return self._plots()
+        self._nodes = nodes
+        return [*self._plots(), {"type": "nodes", "nodes": nodes}]
+
+    def _plots(self) -> list[dict[str, Any]]:
         fresh = self._samples.since(self._since or 0)
         is_new, self._since = self._since is None, fresh[-1]["n"] if fresh else self._since or 0
         if is_new:
@@ -223,19 +245,21 @@ class Nothing:
         return []
 
 
-def make_view(asked: Mapping[str, Any], hub: Hub, feed: Feed, samples: Samples) -> View:
-    """The view that a console asks for. Raises ProtocolError."""
+def make_view(
+    asked: Mapping[str, Any], hub: Hub, feed: Table, samples: Samples, everywhere: Others | None = None
+) -> View:
+    """The view that a console asks for; `everywhere` in a cluster. Raises ProtocolError."""
     match asked.get("view"):
         case "sessions":
             return Rows(feed, asked)
         case "session":
-            return OneSession(hub, asked)
+            return OneSession(hub, asked, everywhere)
         case "trace":
-            return Trace(hub, asked)
+            return Trace(hub if everywhere is None else everywhere, asked)
         case "webhooks":
             return Webhooks(hub, asked)
         case "health":
-            return Health(samples)
+            return Health(samples, everywhere)
         case "summary":
             return Nothing()
         case _:
@@ -306,6 +330,27 @@ def session_page(
     if with_lens:
         page["lens"] = {name: dict(shown.get("layout") or {}) for name, shown in view.display.items()}
     return page
+
+
+def steady(page: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """A page that another node made: times that differ from those said by the rounding of clocks stay as they were said."""
+    old = {one["package"]: one for one in before.get("apps", ())}
+    now = _steady(page, before, ("at",))
+    if "apps" in now:
+        times = ("at", "next_attempt_at")
+        now["apps"] = [_steady(one, old.get(one["package"], {}), times) for one in now["apps"]]
+    return now
+
+
+def _steady(now: Mapping[str, Any], before: Mapping[str, Any], times: Sequence[str]) -> dict[str, Any]:
+    same = {
+        name: before[name]
+        for name in times
+        if now.get(name) is not None
+        and before.get(name) is not None
+        and abs(now[name] - before[name]) < SAME_MOMENT
+    }
+    return {**now, **same}
 
 
 def _app(view: AppView, before: Mapping[str, Any], now: float) -> dict[str, Any]:

@@ -266,6 +266,14 @@ async def test_the_trace_is_asked_for_only_while_somebody_looks(tmp_path: Path) 
         assert len(world.everywhere.trace()) == 1, "begun anew, it is all there once"
 
 
+async def test_a_node_that_has_not_looked_at_its_sessions_yet_is_asked_again_soon(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as world:
+        world.b.hub.connect(BEN)
+        await world.everywhere.look()
+        assert (world.nodes(), world.everywhere.silent) == ({}, [])
+        assert world.everywhere._wanted.is_set()
+
+
 async def test_each_node_has_a_line_of_its_health(tmp_path: Path) -> None:
     async with cluster(tmp_path) as world:
         world.b.hub.connect(BEN)

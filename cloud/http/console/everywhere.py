@@ -203,7 +203,11 @@ class Everywhere(Table):
         try:
             if told is None:
                 raise ValueError("no answer")
-            more = told["news"] is not None and self._took(name, node, told["news"])
+            more = False
+            if told["news"] is None:  # it looks at its sessions for the first time: ask again soon
+                self._wanted.set()
+            else:
+                more = self._took(name, node, told["news"])
             node.health = {"sessions": 0, "loop_lag": 0.0, **told["health"]}
             for user, with_lens, page in told["pages"]:
                 known = pages.get((user, with_lens))

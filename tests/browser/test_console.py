@@ -499,6 +499,8 @@ async def test_a_console_shows_the_sessions_of_all_nodes_and_names_the_one_that_
             line = page.locator(f"#nodes tr[data-node={second}]")
             await expect(line).to_contain_text("normal")
             await expect(line.locator("td").last).to_have_text("1")
+            await page.wait_for_timeout(5500)  # the lag is the worst of 5 s, and both have just started
+            await page.locator("#nodes").screenshot(path=IMAGES / "console-cluster.png")
             await expect(page.locator("#silent")).to_be_hidden()
             await world.lose(1, redial=False)
             await expect(page.locator("#silent")).to_contain_text(f"No answer from {second}")

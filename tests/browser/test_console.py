@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, Page, expect
 from websockets.asyncio.client import connect
 
 from cloud.auth import hash_api_key
@@ -40,7 +40,6 @@ from tests.support.console import (
     world,
 )
 from tests.support.fault_proxy import FaultProxy
-from tests.support.link_phone import LinkPhone
 from tests.support.nodes import nodes
 from tests.support.waiting import SLOW, until
 

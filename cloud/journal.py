@@ -16,7 +16,7 @@ from cloud.core import effects as fx
 from cloud.core.app_lifecycle import AppState
 from cloud.figures import Figures
 from cloud.metrics import Metrics
-from cloud.session_entry import SessionEntry, short
+from cloud.session_entry import GLASSES, SessionEntry, short
 from wire.codec import load_object, message_type, validate
 from wire.errors import ProtocolError
 from wire.link import split
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 #: Trace lines kept for the console; at a few events a second that is some minutes.
 TRACE_MAX: Final = 2000
-#: Connection states kept per session for the console.
-HISTORY_MAX: Final = 100
-#: Lanes of a session's picture (glasses, microphone, one per app): those that changed longest ago go first.
+#: States kept per lane of a session for the console, 130 bytes each: somebody who flaps all day stays below 20 kB.
+HISTORY_MAX: Final = 40
+#: Lanes of a session's picture (glasses, microphone, one per app): of apps, those that changed longest ago go first.
 LANES_MAX: Final = 24
 #: Events that can be sent again from the console, while somebody watches it.
 REPLAYABLE_MAX: Final = 200
@@ -167,18 +167,16 @@ class Journal:
     def state(self, entry: SessionEntry) -> None:
         """The session may have changed its state: if so, it becomes part of its history."""
         session = entry.session
-        last = entry.history[-1] if entry.history else None
-        if last is None or last["state"] != session.state.value:
-            entry.history.append({"state": session.state.value, "reason": session.reason, "at": time.time()})
-            del entry.history[:-HISTORY_MAX]
-            self._lane(entry, "glasses", session.state.value, session.reason)
+        states = entry.lanes.get(GLASSES)
+        if not states or states[-1]["state"] != session.state.value:
+            self._lane(entry, GLASSES, session.state.value, session.reason)
 
     def _lane(self, entry: SessionEntry, lane: str, state: str, reason: str | None) -> None:
         """One more state in a session's picture over time; a repetition is none."""
         states = entry.lanes.get(lane)
         if states is None:
             while len(entry.lanes) >= LANES_MAX:
-                entry.lanes.popitem(last=False)
+                del entry.lanes[next(name for name in entry.lanes if name != GLASSES)]
             states = entry.lanes[lane] = []
         if not states or states[-1]["state"] != state or states[-1]["reason"] != reason:
             states.append({"state": state, "reason": reason, "at": time.time()})

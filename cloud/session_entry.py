@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Chunks of an app's own audio that wait for the phone to fetch them: half a minute of MP3 in 4 kB pieces.
 AUDIO_CHUNKS_MAX: Final = 256
+#: The lane of a session's picture that shows its glasses; the others are named as their apps.
+GLASSES: Final = "glasses"
 
 
 class SpeechFeed(Protocol):
@@ -84,12 +86,11 @@ class SessionEntry:
     started_at: dict[str, float] = field(default_factory=dict)
     connected_at: dict[str, float] = field(default_factory=dict)  # wall clock, for presence
     streams: dict[str, AudioStream] = field(default_factory=dict)
-    #: Its last states; a list, because most are short and an empty deque takes 760 bytes.
-    history: list[dict[str, Any]] = field(default_factory=list)
     exchanges: Exchanges = field(default_factory=Exchanges)
     #: Package -> the last round trip to its socket, seconds: the two ways are at most that.
     round_trips: dict[str, float] = field(default_factory=dict)
-    #: Lane -> its states with their times; lanes in the order of their last change.
+    #: Lane -> its last states with their times; lanes in the order of their last change. Lists, because most are short
+    #: and an empty deque takes 760 bytes.
     lanes: OrderedDict[str, list[dict[str, Any]]] = field(default_factory=OrderedDict)
     registered: bool = True
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloud.http.ports import AppView, SessionView
-from cloud.session_entry import SessionEntry
+from cloud.session_entry import GLASSES, SessionEntry
 
 
 def session_view(entry: SessionEntry, now: float) -> SessionView:
@@ -30,7 +30,7 @@ def session_view(entry: SessionEntry, now: float) -> SessionView:
         microphone=session.microphone.state.value,
         apps=tuple(_app_view(entry, state, now) for state in session.app_states()),
         display=session.display.shown,
-        history=tuple(entry.history),
+        history=tuple(entry.lanes.get(GLASSES, ())),
         extra={
             "edge": session.edge_status,
             "battery": session.device.get("batteryLevel"),

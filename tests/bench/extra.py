@@ -160,7 +160,8 @@ def storm(*, glasses: int, apps: int, within: float) -> dict[str, Any]:
 
 def day(*, minutes: float) -> dict[str, Any]:
     """Sessions come and go; memory must end where it began once the first round has filled the caches."""
-    server = start("product", users=400, apps=2)
+    settings = {"sessions.grace": 1.0}  # all end between the rounds
+    server = start("product", users=400, apps=2, settings=settings)
     sizes: list[float] = []
     end = time.monotonic() + minutes * 60
     try:

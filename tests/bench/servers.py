@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -146,14 +146,14 @@ def available(name: str) -> str | None:
     return None
 
 
-def start(name: str, *, users: int, apps: int) -> Server:
-    """Start one server and wait until it serves."""
+def start(name: str, *, users: int, apps: int, settings: Mapping[str, Any] | None = None) -> Server:
+    """Start one server and wait until it serves. `settings`: of the product, by their dotted names."""
     cpu, _ = cpus()
     match name:
         case "product":
             directory = tempfile.TemporaryDirectory(prefix="glassbridge-bench-")
             webhook = free_port()
-            arguments = [directory.name, str(users), str(apps), str(webhook), "0"]
+            arguments = [directory.name, str(users), str(apps), str(webhook), "0", json.dumps(settings or {})]
             process = Process([sys.executable, str(HERE / "peers" / "product.py"), *arguments], cpu)
             port = int(str(process.line()["url"]).rsplit(":", 1)[1])
             extra = ("--tokens", f"{directory.name}/tokens", "--webhook", str(webhook))

@@ -247,7 +247,10 @@ function refresh() {
     refresh.timer = null;
     try {
       const reply = await fetch("/api/sim/state", { cache: "no-store" });
-      if (reply.ok) adopt(await reply.json());
+      const whole = reply.ok ? await reply.json() : null;
+      // An event may have overtaken the answer: what is older than it would stay on the page.
+      if (whole && whole.version < state.sim.version) refresh();
+      else if (whole) adopt(whole);
     } catch {
       // The event stream notices that the server is gone, and says so.
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.browser.conftest import IMAGES, open_page
 from tests.support.dev_process import DevProcess
@@ -26,6 +27,14 @@ READ_CANVAS = """(id) => {
   const packed = new Uint8Array(canvas.width * canvas.height / 8);
   for (let at = 0; at < packed.length * 8; at++) if (data[at * 4 + 1] > 128) packed[at >> 3] |= 128 >> (at & 7);
   return btoa(String.fromCharCode(...packed));
+}"""
+
+
+TEXTS_OF_HALF_A_SECOND = """async () => {
+  const seen = new Set();
+  for (const end = Date.now() + 500; Date.now() < end; await new Promise((go) => setTimeout(go, 5)))
+    seen.add(document.getElementById("lens-text").textContent);
+  return [...seen];
 }"""
 
 
@@ -83,6 +92,25 @@ async def test_touches_come_back_as_what_the_app_shows(
 ) -> None:
     await page.click(f"button[data-action={action}][data-side={side}]")
     await expect(page.locator("#lens-text")).to_contain_text(f"{words} touches", timeout=40_000)
+
+
+async def test_an_answer_that_an_event_has_overtaken_changes_nothing(page: Page, dev: DevProcess) -> None:
+    held: list[Route] = []
+    async with httpx.AsyncClient(trust_env=False) as client:
+        old = (await client.get(f"{dev.url}/api/sim/state")).content
+
+    async def hold(route: Route) -> None:
+        held.append(route)
+
+    await page.route("**/api/sim/state", hold, times=1)
+    await page.click("button[data-action=tap][data-side=left]")
+    await expect(page.locator("#lens-text")).to_contain_text("tap", timeout=40_000)
+    await until(lambda: bool(held), "the page has asked")
+    await page.click("button[data-action=long_press][data-side=right]")
+    await expect(page.locator("#lens-text")).to_contain_text("long press", timeout=40_000)
+    watching = asyncio.create_task(page.evaluate(TEXTS_OF_HALF_A_SECOND))
+    await held[0].fulfill(body=old, content_type="application/json")
+    assert [text for text in await watching if "long press" not in text] == []
 
 
 async def test_the_battery_slider_and_the_radio_reach_the_simulator(page: Page, dev: DevProcess) -> None:

@@ -36,7 +36,7 @@ demo: $(VENV)/.runs ## simulated glasses, edge, cloud and the lens page; ONCE=1 
 	@$(BIN)/glassbridge dev $(if $(ONCE),--once examples/demo.toml) $(ARGS)
 
 test: setup ## every test; the last lines count them by level and say what was skipped for want of a tool
-	@$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -q -n 4 --dist loadfile $(ARGS)
 
 lint: setup ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

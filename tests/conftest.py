@@ -28,19 +28,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=None, help="how many seeds a simulation runs")
 
 
-#: Levels whose files take minutes, because they wait for processes, radios and pages: begun first, so that the end of a run
-#: in several workers is many short files and not one long one.
-SLOW_LEVELS = ("browser", "system", "interop", "cluster", "glassbridge", "simulation")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: SLOW_LEVELS.index(level) if (level := _level(item)) in SLOW_LEVELS else 99)
-
-
-def _level(item: pytest.Item) -> str:
-    return item.path.relative_to(ROOT).parts[0] if item.path.is_relative_to(ROOT) else ""
-
-
 @pytest_asyncio.fixture(autouse=True)
 async def _leak_guard(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """An asyncio test must leave no task of its own behind."""

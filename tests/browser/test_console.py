@@ -478,6 +478,7 @@ async def test_a_console_shows_the_sessions_of_all_nodes_and_names_the_one_that_
             await expect(page.locator("#count-sessions")).to_have_text("2 connected")
             await page.get_by_label("Search sessions").fill("node1")
             await expect(page.locator("#total")).to_have_text("1 of 2")
+            await expect(rows).to_have_count(1)
             await rows.click()
             await expect(page.locator("h2")).to_have_text(BEN)
             await expect(page.locator(".facts")).to_contain_text(second)

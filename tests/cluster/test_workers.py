@@ -16,6 +16,7 @@ import pytest
 
 from tests.interop.driver import SdkApp, install_sdk
 from tests.support.app_server import FakeApp
+from tests.support.fake_phone import FakePhone
 from tests.support.waiting import SLOW, until
 from tests.support.workers import Workers, alive, children, workers
 from tests.system.rolling import HOOK, KEY
@@ -89,7 +90,14 @@ async def test_a_record_written_through_one_worker_is_known_to_all(three: Worker
             await phone.next("connection_ack")
         await three.register("com.example.fresh", app.url, app.api_key)
         for user, phone in zip(users, phones, strict=True):
-            await phone.start_app("com.example.fresh")
+
+            async def runs(user: str = user, phone: FakePhone = phone) -> bool:
+                # The news may still be on their way to this worker: it refuses, and is asked again.
+                await phone.start_app("com.example.fresh")
+                await asyncio.sleep(0.2)
+                return f"{user}-com.example.fresh" in app.sessions
+
+            await until(runs, f"the worker of {user} knows the record")
             await app.started(user)
 
 

@@ -1,8 +1,8 @@
 """Webhooks of sessions to app servers: posted, answered, kept for the console and sent once more from there.
 
 Rules: a session hears of every session_request exactly once that it leaves, if it does, and then exactly once of its
-end: answered, failed or held back. A webhook that is kept holds no
-key and no content of the user. Sources: wire spec 4; failure catalogue APP-05, APP-06.
+end: answered, failed or held back. A webhook that is kept holds no key and no content of the user. Sources: wire spec 4;
+failure catalogue APP-05, APP-06.
 """
 
 from __future__ import annotations

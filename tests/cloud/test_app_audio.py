@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from cloud.app_audio import AUDIO_STREAMS_MAX
 from cloud.core.effects import AudioStreamOpened
 from cloud.server import Cloud
 from cloud.session_entry import AUDIO_CHUNKS_MAX
 from tests.support.app_server import FakeApp
-from tests.support.cloud import USER, phone, register, running
+from tests.support.cloud import USER, phone, register
 from tests.support.hot_path import USER as USER_OF_PATH
 from tests.support.hot_path import hot_path
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    async with running(tmp_path) as cloud:
-        yield cloud
 
 
 async def test_an_app_s_own_audio_reaches_the_phone_in_order_and_ends(cloud: Cloud) -> None:

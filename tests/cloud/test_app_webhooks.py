@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,17 +12,11 @@ from cloud.core.endpoints import EndpointLimits
 from cloud.server import Cloud
 from cloud.webhooks import WebhookError
 from tests.support.app_server import FakeApp
-from tests.support.cloud import USER, phone, register, running
+from tests.support.cloud import USER, phone, register
 from tests.support.waiting import until
 from wire.errors import ErrorCode
 
 OTHER = "other@example.com"
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    async with running(tmp_path) as cloud:
-        yield cloud
 
 
 @pytest.mark.failure("APP-06")

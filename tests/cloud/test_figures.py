@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from cloud.server import Cloud
 from tests.support.app_server import FakeApp
-from tests.support.cloud import USER, phone, register, running
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    async with running(tmp_path) as cloud:
-        yield cloud
+from tests.support.cloud import USER, phone, register
 
 
 async def test_the_gauges_follow_the_states(cloud: Cloud) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +29,6 @@ from tests.support.hot_path import KEY, HotPath, frame, hot_path
 from tests.support.waiting import until
 from wire.backoff import BackoffPolicy
 from wire.errors import ErrorCode
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    async with running(tmp_path) as cloud:
-        yield cloud
 
 
 @pytest.mark.failure("APP-02")

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from cloud.server import Cloud
 from tests.support.app_server import FakeApp
-from tests.support.cloud import USER, phone, register, running, subscribed
+from tests.support.cloud import USER, phone, register, subscribed
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    async with running(tmp_path) as cloud:
-        yield cloud
 
 
 async def test_an_event_on_the_console_can_be_sent_once_more(cloud: Cloud) -> None:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from cloud.server import Cloud
-from tests.support.cloud import USER, phone, running
+from tests.support.cloud import USER, phone
 from wire.liveness import LivenessPolicy
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    async with running(tmp_path) as cloud:
-        yield cloud
 
 
 @pytest.mark.failure("LIV-03")

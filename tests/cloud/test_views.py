@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from cloud.server import Cloud
 from tests.support.app_server import FakeApp
-from tests.support.cloud import USER, phone, register, running, subscribed
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
-    async with running(tmp_path) as cloud:
-        yield cloud
+from tests.support.cloud import USER, phone, register, subscribed
 
 
 async def test_views_name_states_and_hold_nothing_that_was_said(cloud: Cloud) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,6 +120,22 @@ class Run:
             assert "connected" not in [str(state) for state in states], f"{self.name}: {states}"
 
 
+async def sweep(plays: Sequence[Coroutine[Any, Any, None]], parallel: int, within: float) -> list[str]:
+    """Play all, `parallel` at a time and `within` · SLOW seconds; what those said that failed."""
+    turn = asyncio.Semaphore(parallel)
+
+    async def play(one: Coroutine[Any, Any, None]) -> str | None:
+        async with turn:
+            try:
+                await one
+            except AssertionError as error:
+                return str(error)
+            return None
+
+    async with asyncio.timeout(within * SLOW):
+        return [said for said in await asyncio.gather(*map(play, plays)) if said is not None]
+
+
 @pytest.mark.failure("CON-01")
 @pytest.mark.failure("CON-12")
 async def test_a_fault_at_every_frame_of_the_main_story_changes_nothing_but_the_time(tmp_path: Path) -> None:
@@ -131,18 +148,7 @@ async def test_a_fault_at_every_frame_of_the_main_story_changes_nothing_but_the_
             for fault in (reset, half_open, black_hole, delay)
             for at in range(good.frames)
         ]
-        turn = asyncio.Semaphore(PARALLEL)
-
-        async def play(run: Run) -> str | None:
-            async with turn:
-                try:
-                    await run.play(cloud, app)
-                except AssertionError as error:
-                    return str(error)
-                return None
-
-        async with asyncio.timeout(60 * SLOW):
-            failures = [said for said in await asyncio.gather(*map(play, runs)) if said is not None]
+        failures = await sweep([run.play(cloud, app) for run in runs], PARALLEL, 60.0)
         assert failures == [], f"{len(failures)} of {len(runs)} runs"
         # Most faults were really met: frames are merged differently now and then, so the last ones may not come.
         met = sum(run.frames > run.at for run in runs)

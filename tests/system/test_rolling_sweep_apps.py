@@ -26,9 +26,9 @@ from cloud.server import Cloud
 from tests.support.app_server import FakeApp, FakeSession
 from tests.support.cloud import register, running
 from tests.support.fault_proxy import FaultProxy
-from tests.support.waiting import SLOW, until
+from tests.support.waiting import until
 from tests.system.rolling import Edge
-from tests.system.test_rolling_sweep import Fault, black_hole, delay, half_open, reset
+from tests.system.test_rolling_sweep import Fault, black_hole, delay, half_open, reset, sweep
 from wire.messages.glasses_to_cloud import PhoneNotification
 
 PACKAGE = "com.example.counter"
@@ -259,18 +259,7 @@ async def test_a_fault_at_every_frame_between_cloud_and_app_loses_nothing_and_fl
             for at in range(good.frames)
         ]
         runs.update((run.user, run) for run in swept)
-        turn = asyncio.Semaphore(PARALLEL)
-
-        async def play(run: Run) -> str | None:
-            async with turn:
-                try:
-                    await run.play(cloud, app)
-                except AssertionError as error:
-                    return str(error)
-                return None
-
-        async with asyncio.timeout(90 * SLOW):
-            failures = [said for said in await asyncio.gather(*map(play, swept)) if said is not None]
+        failures = await sweep([run.play(cloud, app) for run in swept], PARALLEL, 90.0)
         assert failures == [], f"{len(failures)} of {len(swept)} runs"
         met = sum(run.frames > run.at for run in swept)
         again = sum(replayed for run in swept for _, replayed in run.arrived)

@@ -268,11 +268,8 @@ class Cluster:
         if request.get("op") == "view" and self.answer_view is not None:
             try:
                 view = self.answer_view(request["question"])
-            except (
-                KeyError,
-                TypeError,
-                ValueError,
-            ):  # of a newer node; the asker names us as one that does not answer
+            except (KeyError, TypeError, ValueError):
+                # Of a newer node; the asker names us as one that does not answer.
                 self.counted("malformed", "question")
                 view = None
             reply(orjson.dumps({"v": 1, "ok": view is not None, "view": view}))

@@ -2,7 +2,8 @@
 
 Rules: who asks is known, by a verified credential, before anything is asked of another node, and that node verifies it once
 more. A user without any session is answered here, from the store. A request is handed on once at most. What the whole
-service knows only in parts is put together elsewhere (`cloud.http.overview`); the console and `/api/admin/trace` show one node.
+service knows only in parts is put together elsewhere (`cloud.http.overview`, and for the console `cloud.http.console.everywhere`);
+`/api/admin/trace` shows one node.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 #: Marks a request that another node has handed on.
 FORWARDED: Final = "glassbridge.forwarded"
-#: The longest a route takes is the start of an app (12 s).
-PATIENCE: Final = 15.0
+#: The longest a route takes is the start of an app: 12 s, and 5 s more for it to be on disk (`cloud.callers`).
+PATIENCE: Final = 20.0
 #: The bus takes 8 MB, base64 a third more. Most photos of glasses, 1-3 MB, are one piece; larger bodies go before their
 #: request, piece by piece.
 PIECE_BYTES_MAX: Final = 5 * 1024 * 1024

@@ -65,9 +65,8 @@ class OwnershipTiming:
     )
     retry_max: float = 5.0
     remind: float = 1.0  # a stale owner that speaks is told at most this often
-    refresh: float = (
-        86_400.0  # the record and the state are written anew this often, a thirtieth of the engine's patience
-    )
+    #: The record and the state are written anew this often, a thirtieth of the engine's patience.
+    refresh: float = 86_400.0
     refresh_again: float = 3_600.0  # that did not succeed, or nobody knows: an hour, of the 700 that are left
 
 

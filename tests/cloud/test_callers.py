@@ -10,13 +10,15 @@ import pytest
 
 from cloud import callers
 from cloud.callers import Callers
+from cloud.cluster import rest
 from cloud.core import effects as fx
-from cloud.core.app_lifecycle import Stage
+from cloud.core.app_lifecycle import LifecycleTiming, Stage
 from cloud.figures import Figures
 from cloud.http.ports import AppOutcome
 from cloud.journal import Journal
 from cloud.metrics import Metrics
 from cloud.session_entry import SessionEntry
+from glassbridge import dev
 from tests.support.fed_sessions import FedSessions
 from wire.errors import ErrorCode
 
@@ -196,3 +198,11 @@ async def test_a_start_is_measured_once_from_its_request_and_by_its_outcome(rig:
     rig.entry.started_at[APP] = now
     rig.settle(Stage.HELD_BACK, "why")
     assert (rig.measured("held_back"), rig.measured("timeout")) == ("1.0", "none")
+
+
+@pytest.mark.failure("APP-05")
+def test_whoever_asks_waits_longer_than_who_is_asked() -> None:
+    longest = callers.CALLER_PATIENCE + callers.SAVE_PATIENCE
+    assert LifecycleTiming().start < callers.CALLER_PATIENCE
+    assert longest < rest.PATIENCE, "a request handed on to the session's node"
+    assert longest < dev.START_TIMEOUT

@@ -368,7 +368,7 @@ class _Opening(asyncio.Protocol):
     """A TCP connection until its first request head is complete."""
 
     __slots__ = (
-        "_address", "_buffer", "_head_end", "_listener", "_loop", "_taken", "_timer", "_transport", "_waits",
+        "_address", "_buffer", "_decision", "_head_end", "_listener", "_loop", "_taken", "_timer", "_transport", "_waits",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, *, taken: bool = False) -> None:
@@ -379,6 +379,7 @@ class _Opening(asyncio.Protocol):
         self._buffer = bytearray()
         self._head_end = 0
         self._waits = False  # for its turn, with reading paused
+        self._decision: Decision | None = None  # held while it takes its time: the loop holds tasks weakly
         self._transport: asyncio.Transport | None = None
         self._address = ""
         self._timer: asyncio.TimerHandle | None = None
@@ -507,6 +508,7 @@ class _Opening(asyncio.Protocol):
         decision = listener.decide(UpgradeRequest(path=path, query=query, headers=headers, remote=remote))
         if isinstance(decision, asyncio.Future):
             self._waits = True
+            self._decision = decision
             transport.pause_reading()  # as above
             decision.add_done_callback(
                 lambda done: self._decided(listener.decided(path, done), transport, protocol, writes, remote)
